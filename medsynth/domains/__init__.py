@@ -1,0 +1,64 @@
+"""What kind of image: one file a domain, found by its module's name.
+
+A new domain is one new file in this folder that defines `DOMAIN = Domain(...)`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import ProtocolError
+
+if TYPE_CHECKING:
+    from monai.transforms import Compose
+
+Symmetry = Literal["identity", "flip", "rotations", "flips and rotations"]
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What medsynth must know of a kind of image.
+
+    `channels` is 1 (grey) or 3 (RGB). `symmetries` are the changes under which a copy is still
+    looked for: "flip" left-right only, "flips and rotations" all eight of the square.
+    `augmentations` are the ones under which a new training image is still a plausible one.
+    `crop` returns the MONAI transforms that bring a (C, H, W) float32 image in [0, 1] of any size
+    to a square that shows what matters. `identity_risk` is printed on every card.
+    """
+
+    name: str
+    title: str
+    channels: int
+    symmetries: Symmetry
+    augmentations: Symmetry
+    structures: tuple[str, ...]
+    identity_risk: str
+    crop: Callable[[], list]
+
+    def prepare(self, size_px: int) -> Compose:
+        """Return the MONAI transform (C, H, W) float32 in [0, 1] -> (C, size_px, size_px), clipped."""
+        from monai.transforms import Compose, Lambda, Resize
+
+        resize = Resize((size_px, size_px), mode="area")
+        return Compose([*self.crop(), resize, Lambda(partial(_clip))])
+
+
+def _clip(image):
+    return image.clip(0.0, 1.0)
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all domains, sorted."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def domain(name: str) -> Domain:
+    """Return a domain by name. Raises ProtocolError where there is none, naming those there are."""
+    if name not in names():
+        raise ProtocolError("domain", [f"no domain {name!r}: expected one of {', '.join(names())}"])
+    return importlib.import_module(f"{__name__}.{name}").DOMAIN

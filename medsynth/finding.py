@@ -1,0 +1,110 @@
+"""A measured number, and the judgement of many."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import DataError
+from .runtime import read_json, without_nan, write_text
+
+Direction = Literal["lower is better", "higher is better", "neither"]
+Outcome = Literal["passed", "refused", "inconclusive", "waived"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One measured number.
+
+    `low` and `high` are the ends of its interval (95 % unless `method` says otherwise; equal to
+    `value` where the number is exact), `n` is how many units it was measured on, and `method`
+    says how. `reference` is the same number for something whose truth is known, as
+    `reference_is` says: held-out real patients, or real against real.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    n: int
+    unit: str
+    direction: Direction
+    method: str
+    reference: float | None = None
+    reference_is: str = ""
+
+    @property
+    def is_number(self) -> bool:
+        """True if value and both ends are finite: anything else can't open the gate."""
+        return all(math.isfinite(x) for x in (self.value, self.low, self.high))
+
+
+def write_findings(path: Path, findings: Iterable[Finding]) -> None:
+    """Write findings as JSON lines, sorted by name; NaN becomes null."""
+    rows = sorted((asdict(finding) for finding in findings), key=lambda row: row["name"])
+    lines = [json.dumps(without_nan(row), ensure_ascii=False, allow_nan=False) for row in rows]
+    write_text(path, "".join(line + "\n" for line in lines))
+
+
+def read_findings(path: Path) -> dict[str, Finding]:
+    """Read findings by name; null becomes NaN. Raises DataError on a name that comes twice."""
+    findings: dict[str, Finding] = {}
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        for key in ("value", "low", "high"):
+            row[key] = math.nan if row[key] is None else float(row[key])
+        if row["name"] in findings:
+            raise DataError(f"{path.name}: the finding {row['name']} comes twice")
+        findings[row["name"]] = Finding(**row)
+    return findings
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What one rule said: the bar, the end of the interval that was held against it, and why."""
+
+    finding: str
+    bar: str
+    outcome: Outcome
+    judged: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Passed, refused or inconclusive, rule by rule, with the digests of all that was judged.
+
+    `claim` says in words what a pass means and what it does not; `attempt` counts how often this
+    run has put evidence before the gate.
+    """
+
+    outcome: Outcome
+    attempt: int
+    claim: tuple[str, ...]
+    judgements: tuple[Judgement, ...]
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        return self.outcome == "passed"
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the gate stayed shut, one sentence a rule; empty where it passed."""
+        bad = ("refused", "inconclusive")
+        return tuple(item.reason for item in self.judgements if item.outcome in bad)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_verdict(path: Path) -> Verdict:
+    """Read a verdict that `Verdict.to_dict` wrote."""
+    row = read_json(path)
+    row["claim"] = tuple(row["claim"])
+    row["judgements"] = tuple(Judgement(**item) for item in row["judgements"])
+    return Verdict(**row)

@@ -1,0 +1,507 @@
+"""Every knob of a study: one YAML file, one frozen, strict object.
+
+The defaults live here and nowhere else. `gate` has none: a person writes the rules, before the
+data is seen. A file may hold `profiles`, named sets of changes (a full setting for a GPU beside
+a small one for two cores), of which at most one is chosen when the protocol is read.
+
+    load("protocols/fundus.yaml", profile="full", changes={"sample.steps": 100})
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from . import domains
+from .errors import ProtocolError
+from .runtime import digest_json
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Section(BaseModel):
+    """A part of the protocol: unknown keys, wrong types and later changes are errors."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True,
+        serialize_by_alias=True, validate_by_alias=True,
+    )
+
+
+class Image(Section):
+    """What every image is brought to."""
+
+    size_px: Annotated[int, Field(ge=16, le=1024, multiple_of=8)] = 256
+    """Side of the square images, in pixels."""
+    bits: Literal[8, 16] = 8
+    """Bits a channel at which images are kept and released."""
+    tile_px: Annotated[int, Field(ge=16)] | None = None
+    """Cut each file into squares of this side, in its own pixels, before resizing; null keeps it
+    whole. For histology fields and slides."""
+
+
+class Data(Section):
+    """Where images, patients and labels are found in the raw folder."""
+
+    tables: str = "labels.csv"
+    """Name of the tables that list images, looked for in the raw folder and below; where there
+    is none, every image file is taken and its folder is its label."""
+    path_column: str = "path"
+    """Column with the image's path, relative to its table."""
+    patient_column: str | None = "patient_id"
+    """Column with the patient's number; null where no patient is known."""
+    label_columns: tuple[str, ...] = ()
+    """Columns that become condition attributes."""
+    max_bad_share: Share = 0.02
+    """The run stops where more than this share of the files can't be used."""
+    max_pixels: Count = 400_000_000
+    """A file that unpacks to more pixels is refused as a decompression bomb."""
+    dicom_frame: Annotated[int, Field(ge=0)] | None = None
+    """Which frame of a multi-frame DICOM file to take; null refuses such files."""
+    duplicate_correlation: Share = 0.985
+    """Two images whose structure correlates at least this much are near-duplicates."""
+
+
+class Split(Section):
+    """How patients are divided, at random, before anything is trained."""
+
+    validation: Share = 0.1
+    """Share of the patients for curves and early stopping."""
+    holdout: Share = 0.4
+    """Share of the patients that no model ever sees: the gate compares with them."""
+
+    @model_validator(mode="after")
+    def _leaves_patients_to_train_on(self) -> Split:
+        if self.validation + self.holdout >= 0.95:
+            raise ValueError("validation + holdout must leave at least 5 % of patients to train on")
+        return self
+
+
+class Optimiser(Section):
+    """How a network is trained; training is counted in images, not in steps."""
+
+    images: Count
+    """How many images it sees, repeats counted."""
+    batch: Count
+    """Images a step, over all GPUs."""
+    learning_rate: Positive
+    """Peak rate of AdamW."""
+    warmup_images: Annotated[int, Field(ge=0)] = 0
+    """The rate rises linearly over these."""
+    decay: Literal["cosine", "constant"] = "cosine"
+    """What the rate does after that; cosine falls to a hundredth."""
+    weight_decay: NonNegative = 0.0
+    """AdamW's weight decay."""
+    clip: Positive = 1.0
+    """The gradient's norm is clipped to this."""
+
+
+class Lens(Section):
+    """The feature extractor that the evidence is measured in; trained on training and held-out
+    patients alike, or taken from a local file."""
+
+    weights: str | None = None
+    """A local weights file instead of training: a lens of an earlier run (.safetensors) or any
+    network saved by torch.export (.pt2) from (N, 3, H, W) in [0, 1] to (N, D)."""
+    sha256: Sha256 | None = None
+    """The weights file's sha256; required with `weights`."""
+    width: Count = 32
+    """Channels of its first layer; doubled at each halving."""
+    features: Count = 128
+    """Length of a feature vector."""
+    training: Optimiser = Optimiser(images=200_000, batch=128, learning_rate=1e-3)
+    """How it is trained."""
+
+    @model_validator(mode="after")
+    def _weights_are_pinned(self) -> Lens:
+        if (self.weights is None) != (self.sha256 is None):
+            raise ValueError("weights and sha256 come together: a file is pinned or not used")
+        return self
+
+
+class Adversarial(Section):
+    """The autoencoder's second stage: a patch discriminator with hinge loss."""
+
+    after_images: Annotated[int, Field(ge=0)]
+    """It starts after these images."""
+    weight: Positive = 1.0
+    """Weight on top of the adaptive one."""
+    learning_rate: Positive = 1e-6
+    """Rate of the discriminator, and of the autoencoder from then on."""
+
+
+class Autoencoder(Section):
+    """The Medfusion autoencoder, a diffusers AutoencoderKL; defaults are the published ones."""
+
+    fold_px: Literal[1, 2, 4, 8] = 1
+    """Fold squares of this side into channels first; 1 is the published network."""
+    principal_start: bool = False
+    """Start from the principal components of the folded squares (needs fold_px > 1)."""
+    widths: tuple[Count, ...] = (64, 128, 256, 512)
+    """Channels a level; each further level halves the size."""
+    layers: Count = 1
+    """Residual blocks a level."""
+    latent_channels: Count = 8
+    """Channels of the latent."""
+    groups: Count = 8
+    """Groups of the group normalisation."""
+    ssim_weight: NonNegative = 1.0
+    """Weight of 1 - SSIM beside the squared error."""
+    kl_weight: NonNegative = 1e-6
+    """Weight of the KL divergence."""
+    deep_supervision: bool = True
+    """A second output at half size with the same loss (needs at least two widths)."""
+    adversarial: Adversarial | None = None
+    """A second stage with a discriminator; null trains without."""
+    training: Optimiser = Optimiser(
+        images=800_000, batch=8, learning_rate=1e-4, decay="constant"
+    )
+    """How it is trained."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Autoencoder:
+        if self.principal_start and self.fold_px == 1:
+            raise ValueError("principal_start needs fold_px > 1")
+        if any(width % self.groups for width in self.widths):
+            raise ValueError(f"every one of widths must be a multiple of groups ({self.groups})")
+        return self
+
+    @property
+    def downscale(self) -> int:
+        """How many times smaller a latent's side is than its image's."""
+        return self.fold_px * 2 ** (len(self.widths) - 1)
+
+
+class Diffusion(Section):
+    """The denoiser, a diffusers UNet2DConditionModel, and its noise schedule."""
+
+    widths: tuple[Count, ...] = (128, 256, 384)
+    """Channels a level; each further level halves the latent."""
+    attention: tuple[bool, ...] = (False, True, True)
+    """At which levels it attends to itself and to the condition's tokens."""
+    layers: Count = 2
+    """Residual blocks a level."""
+    groups: Count = 32
+    """Groups of the group normalisation."""
+    objective: Literal["v", "eps"] = "v"
+    """What the network predicts: velocity or noise."""
+    schedule: Literal["scaled_linear", "cosine"] = "cosine"
+    """How noise grows; scaled_linear is Medfusion's, 0.002 to 0.02."""
+    timesteps: Annotated[int, Field(ge=10)] = 1000
+    """Steps of the schedule."""
+    min_snr_gamma: Positive | None = 5.0
+    """Min-SNR loss weighting (arXiv 2303.09556); null weighs all times alike."""
+    loss: Literal["l1", "l2"] = "l2"
+    """Error between prediction and target."""
+    condition_dropout: Share = 0.1
+    """Share of the samples whose condition becomes null, one coin each, for guidance."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the weights' moving average, a step; 0 switches it off."""
+    training: Optimiser = Optimiser(
+        images=3_200_000, batch=32, learning_rate=1e-4, warmup_images=10_000, weight_decay=0.01
+    )
+    """How it is trained."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Diffusion:
+        if len(self.attention) != len(self.widths):
+            raise ValueError(f"attention needs one entry a level: {len(self.widths)}")
+        if any(width % self.groups for width in self.widths):
+            raise ValueError(f"every one of widths must be a multiple of groups ({self.groups})")
+        return self
+
+
+class Sample(Section):
+    """The synthetic cohort."""
+
+    images: Count = 1000
+    """How many images."""
+    steps: Annotated[int, Field(ge=1)] = 50
+    """DDIM steps."""
+    eta: Share = 0.0
+    """Noise added at each step: 0 is deterministic DDIM, 1 as much as DDPM."""
+    guidance: NonNegative = 1.0
+    """Classifier-free guidance: 0 ignores the condition, 1 follows it, more exaggerates it."""
+    batch: Count = 32
+    """Images at a time; what an image looks like does not depend on it."""
+    labels: Mapping[str, Mapping[str, NonNegative]] | None = None
+    """Wished shares by attribute and value; null follows the training cohort's joint counts."""
+    generator: Literal["diffusion", "memorize"] = "diffusion"
+    """`memorize` hands out training images through the autoencoder: it shows that the gate works."""
+
+
+class Validate(Section):
+    """How the evidence is measured."""
+
+    permutations: Annotated[int, Field(ge=99)] = 1999
+    """Patient permutations for each p-value."""
+    bootstrap: Annotated[int, Field(ge=50)] = 500
+    """Resamplings over patients for each interval."""
+    candidates: Count = 20
+    """Nearest real images kept for each synthetic one and space."""
+    planted: Annotated[int, Field(ge=10)] = 100
+    """Copies planted of each change to measure what the search can find."""
+    false_alarms: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
+    """Share of held-out patients' images that the copy threshold may flag."""
+    fidelity_images: Count = 5000
+    """At most so many images a side for the fidelity measures."""
+
+
+class Rule(Section):
+    """A bar on a Finding, held against the pessimistic end of its interval: exactly one of
+    `at_most`, `at_least` and `not_rejected_at`."""
+
+    finding: str
+    """The finding's name, as in `medsynth findings` and docs/measures.md."""
+    at_most: float | None = None
+    """The interval's high end must not exceed this."""
+    at_least: float | None = None
+    """The interval's low end must reach this."""
+    not_rejected_at: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """For a p-value: the test must not reject at this level, of which attempt j gets the share
+    1 / 2^j."""
+
+    @model_validator(mode="after")
+    def _has_one_bar(self) -> Rule:
+        bars = (self.at_most, self.at_least, self.not_rejected_at)
+        if sum(bar is not None for bar in bars) != 1:
+            raise ValueError("expected exactly one of at_most, at_least and not_rejected_at")
+        return self
+
+
+class Gate(Section):
+    """What must hold before anything leaves. No defaults: a person writes it, before the data
+    is seen."""
+
+    rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
+    """All must hold."""
+
+    @field_validator("rules")
+    @classmethod
+    def _guards_privacy(cls, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+        if not any(rule.finding.startswith("memorization") for rule in rules):
+            raise ValueError("at least one rule must be on a memorization finding")
+        return rules
+
+
+class Card(Section):
+    """What the release says of itself."""
+
+    title: str = "Synthetic cohort"
+    """Title of the data card."""
+    licence: str = "to be decided by the data holder"
+    """Licence of the released images."""
+    contact: str = ""
+    """Whom to ask."""
+
+
+class Protocol(Section):
+    """A whole study."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    """Short name, in lower case."""
+    domain: str
+    """Kind of image."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Every random number of the study follows from it."""
+    image: Image = Image()
+    data: Data = Data()
+    split: Split = Split()
+    lens: Lens = Lens()
+    autoencoder: Autoencoder = Autoencoder()
+    diffusion: Diffusion = Diffusion()
+    sample: Sample = Sample()
+    validate_: Validate = Field(default=Validate(), alias="validate")
+    gate: Gate
+    card: Card = Card()
+
+    @field_validator("domain")
+    @classmethod
+    def _domain_exists(cls, name: str) -> str:
+        if name not in domains.names():
+            raise ValueError(f"expected one of {', '.join(domains.names())}")
+        return name
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Protocol:
+        step = self.autoencoder.downscale * 2 ** (len(self.diffusion.widths) - 1)
+        if self.image.size_px % step:
+            raise ValueError(
+                f"image.size_px must be a multiple of {step}: the autoencoder makes it "
+                f"{self.autoencoder.downscale} times smaller and the denoiser halves that "
+                f"{len(self.diffusion.widths) - 1} times"
+            )
+        return self
+
+    def section(self, name: str) -> dict[str, Any]:
+        """Return one section, or one plain value, as what JSON holds."""
+        return self.to_dict()[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the whole resolved protocol as what JSON holds."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the resolved protocol: files that differ only in what is default are equal."""
+        return digest_json(self.to_dict())
+
+
+def load(
+    path: Path, *, profile: str | None = None, changes: Mapping[str, Any] | None = None
+) -> Protocol:
+    """Read a protocol file.
+
+    `profile` chooses one of the file's `profiles`; `changes` are {"section.key": value} on top.
+    Raises ProtocolError with all faults at once, each with its line where it has one.
+    """
+    if not path.is_file():
+        raise ProtocolError(path.name, ["no such file"])
+    return parse(path.read_text(), source=path.name, profile=profile, changes=changes)
+
+
+def parse(
+    text: str,
+    *,
+    source: str = "protocol",
+    profile: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> Protocol:
+    """Read a protocol from YAML text; see `load`."""
+    document = _parse_yaml(text, source)
+    profiles = document.get("profiles") or {}
+    if profile is not None and profile not in profiles:
+        known = ", ".join(profiles) or "none"
+        raise ProtocolError(source, [f"profiles: no profile {profile!r}; the file has: {known}"])
+    values = {key: value for key, value in document.items() if key != "profiles"}
+    if profile is not None:
+        values = _merge(values, profiles[profile])
+    for dotted, value in (changes or {}).items():
+        values = _merge(values, _nest(dotted, value))
+    try:
+        return Protocol.model_validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        faults = [_describe(fault, document, profile) for fault in error.errors()]
+        raise ProtocolError(source, faults) from None
+
+
+def to_yaml(protocol: Protocol) -> str:
+    """Write a resolved protocol as YAML that `parse` reads back."""
+    from ruamel.yaml import YAML
+
+    text = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = None
+    yaml.dump(protocol.to_dict(), text)
+    return text.getvalue()
+
+
+def knobs(section: type[Section] = Protocol, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Walk all knobs as (dotted name, type, default, meaning): what the reference page is made of."""
+    for name, info in section.model_fields.items():
+        dotted = f"{prefix}{info.alias or name}"
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            yield (dotted, "section", "", (inner.__doc__ or "").strip())
+            yield from knobs(inner, f"{dotted}.")
+        else:
+            yield (dotted, _type_name(info), _default_text(info), _meaning(section, name))
+
+
+def _parse_yaml(text: str, source: str) -> Mapping[str, Any]:
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        document = YAML().load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}: " if mark else ""
+        problem = str(getattr(error, "problem", error)).split("\n")[0]
+        raise ProtocolError(source, [f"{place}not YAML: {problem}"]) from None
+    if not isinstance(document, Mapping):
+        raise ProtocolError(source, ["expected a mapping of sections at the top"])
+    return document
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _nest(dotted: str, value: Any) -> dict[str, Any]:
+    for key in reversed(dotted.split(".")):
+        value = {key: value}
+    return value
+
+
+def _describe(fault: Mapping[str, Any], document: Any, profile: str | None) -> str:
+    place = tuple(part for part in fault["loc"])
+    where = ".".join(str(part) for part in place) or "the whole"
+    line = _line(document, ("profiles", profile, *place)) if profile else None
+    line = line or _line(document, place)
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "missing":
+        message = "is required" + (
+            ": a person writes the rules, before the data is seen" if place == ("gate",) else ""
+        )
+    elif fault["type"] == "extra_forbidden":
+        message = "no such knob"
+    got = fault.get("input")
+    shown = f" (got {got!r})" if isinstance(got, str | int | float | bool) else ""
+    return f"{f'line {line}: ' if line else ''}{where}: {message}{shown}"
+
+
+def _line(document: Any, place: tuple[Any, ...]) -> int | None:
+    """Return the line, from 1, of a key or item in a document that ruamel read; None if absent."""
+    found = None
+    for part in place:
+        try:
+            where = document.lc.item(part) if isinstance(part, int) else document.lc.key(part)
+            document = document[part]
+        except (AttributeError, KeyError, TypeError, IndexError):
+            return found
+        found = where[0] + 1
+    return found
+
+
+def _type_name(info: Any) -> str:
+    text = str(info.annotation) if not isinstance(info.annotation, type) else info.annotation.__name__
+    for long, short in (("typing.", ""), ("medsynth.protocol.", ""), ("<class '", ""), ("'>", ""),
+                        ("collections.abc.", ""), ("NoneType", "null"), ("None", "null")):
+        text = text.replace(long, short)
+    return _without_annotations(text)
+
+
+def _without_annotations(text: str) -> str:
+    import re
+
+    while (shorter := re.sub(r"Annotated\[([^,\[\]]+), [^\[\]]*(?:\[[^\[\]]*\])?[^\[\]]*\]", r"\1",
+                             text)) != text:
+        text = shorter
+    return text
+
+
+def _default_text(info: Any) -> str:
+    if info.is_required():
+        return "required"
+    value = info.default
+    if isinstance(value, Section):
+        value = value.model_dump(mode="json")
+    return json.dumps(value, default=str)
+
+
+def _meaning(section: type[Section], name: str) -> str:
+    """Return the string under a field: pydantic keeps it when asked to."""
+    return (section.model_fields[name].description or "").strip()

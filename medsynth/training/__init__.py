@@ -1,0 +1,1 @@
+"""One loop for all networks, and what each of them learns by."""

@@ -1,0 +1,53 @@
+"""What is measured before anything is released: one file a measure, one line in MEASURES."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..cohort import Cohort
+from ..domains import Domain
+from ..finding import Finding
+from ..protocol import Validate
+
+Images = np.ndarray
+"""(N, C, H, W) float32 in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that a measure may look at.
+
+    `lens` turns images into (N, D) float32 features and was trained on training and held-out
+    patients alike, or on neither. `reconstruct` passes images through the autoencoder; None where
+    there is none (an audit of somebody else's images). `private` is a folder for pictures and
+    tables of single patients, which never leave the hospital. `progress` is told (what, share).
+    """
+
+    settings: Validate
+    domain: Domain
+    train: Cohort
+    holdout: Cohort
+    synthetic: Cohort
+    lens: Callable[[Images], np.ndarray]
+    reconstruct: Callable[[Images], Images] | None
+    seed: int
+    private: Path
+    progress: Callable[[str, float], None] = lambda what, share: None
+
+
+Measure = Callable[[Case], Iterable[Finding]]
+
+
+def measures() -> Mapping[str, Measure]:
+    """Return all measures by name; heavy packages are imported only then."""
+    from . import fidelity, memorization, reconstruction
+
+    return {
+        "reconstruction": reconstruction.measure,
+        "fidelity": fidelity.measure,
+        "memorization": memorization.measure,
+    }
