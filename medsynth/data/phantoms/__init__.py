@@ -56,8 +56,9 @@ def write_folder(
     bad_files: int = 0,
     formats: Sequence[Format] = ("png",),
 ) -> None:
-    """Write a raw folder as a hospital hands it over: images/ and labels.csv (path, patient_id, labels).
+    """Write a raw folder as a hospital hands it over: images/ and labels.csv.
 
+    The table's columns are path, patient_id and the labels of `draw`.
     `formats` take turns image by image; every second grey DICOM file is MONOCHROME1. `bad_files`
     more files are listed that can't be used: empty, cut short, text, two channels, in turn. All
     is the same for the same arguments, byte for byte. Raises DataError on an unknown format.

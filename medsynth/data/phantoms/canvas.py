@@ -83,11 +83,11 @@ def ribbon(points: np.ndarray, widths: np.ndarray) -> np.ndarray:
 
 def curve(knots: np.ndarray, samples: int = 12, *, closed: bool = False) -> np.ndarray:
     """Return a smooth line through (K, 2) knots, `samples` points between neighbours."""
-    padded = (
-        np.concatenate([knots[-1:], knots, knots[:2]])
-        if closed
-        else np.concatenate([2 * knots[:1] - knots[1:2], knots, 2 * knots[-1:] - knots[-2:-1]])
-    )
+    if closed:
+        padded = np.concatenate([knots[-1:], knots, knots[:2]])
+    else:
+        before, after = 2 * knots[:1] - knots[1:2], 2 * knots[-1:] - knots[-2:-1]
+        padded = np.concatenate([before, knots, after])
     a, b, c, d = padded[:-3], padded[1:-2], padded[2:-1], padded[3:]
     t = (np.arange(samples) / samples)[None, :, None]
     a, b, c, d = (part[:, None] for part in (a, b, c, d))

@@ -43,16 +43,17 @@ LUNG = np.array(
 )
 HEART = np.array(
     [
-        [-0.14, -0.22],
-        [-0.21, 0.12],
-        [-0.16, 0.46],
+        [-0.15, -0.18],
+        [-0.24, 0.14],
+        [-0.18, 0.46],
         [0.10, 0.56],
-        [0.36, 0.57],
-        [0.47, 0.42],
-        [0.36, 0.12],
-        [0.20, -0.12],
-        [0.16, -0.30],
-        [0.00, -0.34],
+        [0.38, 0.58],
+        [0.52, 0.42],
+        [0.47, 0.20],
+        [0.33, -0.02],
+        [0.21, -0.20],
+        [0.16, -0.34],
+        [0.00, -0.36],
     ]
 )
 CLAVICLE = np.array([[0.09, -0.55], [0.28, -0.60], [0.48, -0.70], [0.78, -0.74]])
@@ -96,9 +97,8 @@ def _anatomy(rng: np.random.Generator) -> Anatomy:
     shapes = []
     for side in (-1.0, 1.0):
         lung = LUNG + rng.normal(0, 0.022, LUNG.shape)
-        lung[5:9, 1] += rng.normal(
-            -0.05 if side < 0 else 0.0, 0.04
-        )  # the liver lifts the right dome
+        liver = -0.05 if side < 0 else 0.0  # it lifts the right dome
+        lung[5:9, 1] += rng.normal(liver, 0.04)
         lung[2:6, 0] += rng.normal(0, 0.03)
         shapes.append(lung * [side, 1.0])
     width, height = rng.uniform(0.80, 1.22), rng.uniform(0.92, 1.08)
@@ -159,13 +159,13 @@ def _soft_tissue(anatomy: Anatomy, pose: Pose, size_px: int) -> np.ndarray:
     torso = _blurred(_filled([TORSO], anatomy, pose, size_px), 0.012)
     lungs = _blurred(_filled(list(anatomy.lungs), anatomy, pose, size_px), 0.009)
     heart = _blurred(_filled([anatomy.heart], anatomy, pose, size_px), 0.010)
-    middle = np.exp(-((x / 0.16) ** 2)) * 0.13
+    middle = np.exp(-((x / 0.18) ** 2)) * 0.16
     knob = np.exp(-(((x - 0.19) / 0.07) ** 2 + ((y + 0.32) / 0.09) ** 2)) * 0.16
     belly = canvas.falloff(-y, -0.75, -0.30) * 0.16
     wall = torso * (0.50 + 0.10 * anatomy.fat + belly)
     air = lungs * (0.44 + 0.05 * y - 0.10 * x**2)
     windpipe = np.exp(-((x / 0.055) ** 2)) * canvas.falloff(y, -0.55, -0.25) * 0.12
-    tissue = torso * (middle + knob - windpipe) + heart * 0.30
+    tissue = torso * (middle + knob - windpipe) + heart * (0.02 + 0.36 * lungs)
     return wall - air + tissue + lungs * _vessels(anatomy, pose, size_px) * 0.17
 
 
@@ -232,7 +232,7 @@ def _spine(anatomy: Anatomy, pose: Pose, size_px: int) -> np.ndarray:
     spacing = float(np.mean(np.diff(anatomy.rib_tops)))
     discs = 0.5 + 0.5 * np.cos(2 * np.pi * (y - anatomy.rib_tops[0]) / spacing)
     column = canvas.falloff(np.abs(x), 0.075, 0.115)
-    return column * (0.09 + 0.05 * discs)
+    return column * (0.04 + 0.05 * discs)
 
 
 def _opacity(rng: np.random.Generator, anatomy: Anatomy, pose: Pose, size_px: int) -> np.ndarray:

@@ -33,9 +33,8 @@ def write(
     """Write images/ and labels.csv; formats take turns image by image."""
     unknown = [name for name in formats if name not in SUFFIXES]
     if unknown or not formats:
-        raise DataError(
-            f"no format {', '.join(unknown) or 'given'}: expected {', '.join(SUFFIXES)}"
-        )
+        got = ", ".join(unknown) or "none"
+        raise DataError(f"formats: expected some of {', '.join(SUFFIXES)}, got {got}")
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows = []
     for patient in range(patients):
@@ -43,17 +42,18 @@ def write(
             kind = formats[len(rows) % len(formats)]
             pixels, labels = draw(domain, patient, image, seed, size_px)
             name = f"images/p{patient:04d}_{image}{SUFFIXES[kind]}"
-            write_image(folder / name, pixels, kind, number=len(rows))
+            number = len(rows) // len(formats)
+            _write_image(folder / name, pixels, kind, number=number)
             rows.append({"path": name, "patient_id": f"P{patient:04d}", **labels})
     rows += _write_bad(folder, rows, bad_files)
     _write_table(folder / "labels.csv", rows)
 
 
-def write_image(path: Path, pixels: np.ndarray, kind: Format, *, number: int = 0) -> None:
-    """Write (H, W, 1 or 3) uint8; every second one-channel DICOM file, by `number`, is MONOCHROME1."""
+def _write_image(path: Path, pixels: np.ndarray, kind: Format, *, number: int) -> None:
+    """Write (H, W, 1 or 3) uint8; a grey DICOM file of an even number is MONOCHROME1."""
     flat = pixels[..., 0] if pixels.shape[2] == 1 else pixels
     if kind == "dicom":
-        _write_dicom(path, flat, inverted=flat.ndim == 2 and number // 2 % 2 == 0, number=number)
+        _write_dicom(path, flat, inverted=flat.ndim == 2 and number % 2 == 0, number=number)
     elif kind == "tiff":
         import tifffile
 
