@@ -1,0 +1,349 @@
+"""The first stage: a raw folder to a cohort, with a list of what was refused and why.
+
+    list -> read -> channels -> tiles -> domain.prepare -> round to bits -> pseudonyms -> duplicates
+
+The order of the result is that of the sorted paths, however many processes read.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median_low
+from typing import Any
+
+import numpy as np
+
+from .. import domains
+from ..cohort import Cohort, Record, to_pixels
+from ..errors import DataError
+from ..protocol import Protocol
+from ..runtime import write_json, write_text
+from .badimage import BLANK, BadImage
+from .deidentify import pseudonym
+from .layouts import Entry, Listing, find_images
+from .readers import is_dicom, read_image, to_channels
+
+FLAT_TILE = 0.02  # a tile whose brightness varies less than this (0 to 1) is glass, not tissue
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What came in, as intake.json says it; nothing in it names a patient.
+
+    `files` were listed, `bad` of them refused (`reasons` counts why, files that a table names but
+    that don't exist included), `unlisted` are image files that no table names. `patients` is None
+    where no patient is known. Sizes are (smallest, median, largest) in pixels of the files.
+    """
+
+    files: int
+    bad: int
+    reasons: dict[str, int]
+    missing: int
+    unlisted: int
+    tables: tuple[str, ...]
+    images: int
+    flat_tiles: int
+    patients: int | None
+    images_of_unknown_patients: int
+    labels: dict[str, dict[str, int]]
+    height_px: tuple[int, int, int]
+    width_px: tuple[int, int, int]
+    duplicate_groups: int
+    duplicate_images: int
+    patients_joined_by_duplicates: int
+
+    @property
+    def summary(self) -> str:
+        """Two or three sentences for people."""
+        who = f"{self.patients} patients" if self.patients is not None else "no patient known"
+        text = f"{self.images} images of {self.files - self.bad} files, {who}."
+        if self.bad:
+            text += f" {self.bad} files were refused ({_commonest(self.reasons)})."
+        if self.unlisted:
+            text += f" {self.unlisted} image files are named by no table and were left out."
+        if self.duplicate_images:
+            text += (
+                f" {self.duplicate_images} images are duplicates of one another, in "
+                f"{self.duplicate_groups} groups that stay together."
+            )
+        return text
+
+
+@dataclass(frozen=True)
+class _File:
+    """What reading one file gave: pixels (tiles, H, W, C), or the reason why not."""
+
+    reason: str = ""
+    detail: str = ""
+    pixels: np.ndarray | None = None
+    tiles: tuple[int, ...] = ()
+    flat: int = 0
+    size: tuple[int, int] = (0, 0)
+    patient: str | None = None
+
+
+def ingest(
+    raw: Path,
+    workspace: Path,
+    protocol: Protocol,
+    secret: bytes,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    workers: int = 1,
+) -> Intake:
+    """Write the raw folder's cohort, quarantine.csv and intake.json into `workspace`.
+
+    `progress` is told (files done, files). `workers` above 1 reads in so many processes; what
+    comes out is the same. Raises DataError where the tables have faults, or where more than
+    data.max_bad_share of the files are bad; quarantine.csv is there by then.
+    """
+    listing = find_images(raw, protocol.data)
+    scratch = workspace / "pixels.part"
+    files = _read_all(raw, listing, protocol, progress, workers)
+    records, quarantine, notes = _collect(listing, files, protocol, secret, scratch)
+    _write_quarantine(workspace / "quarantine.csv", quarantine)
+    _stop_if_too_bad(quarantine, listing, protocol, workspace)
+    cohort = _link(_open(records, scratch, protocol), protocol)
+    cohort.write(workspace)
+    intake = _describe(cohort, listing, quarantine, notes)
+    write_json(workspace / "intake.json", asdict(intake))
+    scratch.unlink()
+    return intake
+
+
+# One file ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Reads one entry; a class and not a closure, so that it goes to another process."""
+
+    raw: Path
+    protocol: Protocol
+
+    def __call__(self, entry: Entry) -> _File:
+        try:
+            return self._read(entry)
+        except BadImage as error:
+            return _File(reason=error.reason, detail=error.detail)
+
+    def _read(self, entry: Entry) -> _File:
+        path, data, image = self.raw / entry.path, self.protocol.data, self.protocol.image
+        pixels = read_image(path, max_pixels=data.max_pixels, frame=data.dicom_frame)
+        pixels = to_channels(pixels, domains.domain(self.protocol.domain).channels)
+        height, width = pixels.shape[1:]
+        if min(height, width) < max(image.tile_px or 0, image.size_px // 2):
+            raise BadImage("too small", f"{width} x {height} pixels")
+        tiles = dict(_tiles(pixels, image.tile_px))
+        kept = {n: tile for n, tile in tiles.items() if not image.tile_px or _has_tissue(tile)}
+        if not kept:
+            raise BadImage("blank image", "no tile of it shows anything")
+        ready = np.stack([self._prepare(tile) for tile in kept.values()])
+        return _File(
+            pixels=to_pixels(ready * 2 - 1, bits=image.bits),
+            tiles=tuple(kept),
+            flat=len(tiles) - len(kept),
+            size=(height, width),
+            patient=_patient(path, entry),
+        )
+
+    def _prepare(self, image: np.ndarray) -> np.ndarray:
+        ready = _prepare(image, self.protocol.domain, self.protocol.image.size_px)
+        if np.ptp(ready) < BLANK:
+            raise BadImage("blank image", "nothing shows where this domain looks")
+        return ready
+
+
+def _prepare(image: np.ndarray, domain: str, size_px: int) -> np.ndarray:
+    """Bring one (C, H, W) image to (C, size_px, size_px) as its domain wants it, in [0, 1]."""
+    import torch
+    from monai.data import get_track_meta, set_track_meta
+
+    tracking = get_track_meta()
+    set_track_meta(False)  # what is recorded of a transform is of no use here and doubles its time
+    try:
+        return np.asarray(_preparation(domain, size_px)(torch.from_numpy(image)))
+    finally:
+        set_track_meta(tracking)
+
+
+@cache
+def _preparation(domain: str, size_px: int) -> Callable[[Any], Any]:
+    return domains.domain(domain).prepare(size_px)
+
+
+def _tiles(image: np.ndarray, tile_px: int | None) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (number from 1, tile) row by row; what is left at the right and below is not used."""
+    if tile_px is None:
+        yield 0, image
+        return
+    columns = image.shape[2] // tile_px
+    for row in range(image.shape[1] // tile_px):
+        for column in range(columns):
+            y, x = row * tile_px, column * tile_px
+            yield 1 + row * columns + column, image[:, y : y + tile_px, x : x + tile_px]
+
+
+def _has_tissue(tile: np.ndarray) -> bool:
+    return float(tile.mean(axis=0).std()) >= FLAT_TILE
+
+
+def _patient(path: Path, entry: Entry) -> str | None:
+    """The table's word for the patient, else a DICOM file's own."""
+    if entry.patient is None and is_dicom(path):
+        from .dicom import read_facts
+
+        return read_facts(path).patient
+    return entry.patient
+
+
+# All files --------------------------------------------------------------------------------------
+
+
+def _read_all(
+    raw: Path, listing: Listing, protocol: Protocol, progress: Callable, workers: int
+) -> Iterator[_File]:
+    reading = _Reading(raw, protocol)
+    total = len(listing.entries)
+    if workers == 1:
+        results = map(reading, listing.entries)
+        yield from _counted(results, total, progress)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from _counted(pool.map(reading, listing.entries, chunksize=32), total, progress)
+
+
+def _counted(results: Iterator[_File], total: int, progress: Callable) -> Iterator[_File]:
+    for done, result in enumerate(results, start=1):
+        yield result
+        progress(done, total)
+
+
+def _collect(
+    listing: Listing, files: Iterator[_File], protocol: Protocol, secret: bytes, scratch: Path
+) -> tuple[list[Record], list[tuple[str, str, str]], dict[str, Any]]:
+    """Write pixels one after another into `scratch`; return records, quarantine and counts."""
+    records: list[Record] = []
+    quarantine: list[tuple[str, str, str]] = []
+    sizes: list[tuple[int, int]] = []
+    flat = 0
+    with scratch.open("wb") as out:
+        for number, (entry, file) in enumerate(zip(listing.entries, files, strict=True), start=1):
+            if file.pixels is None:
+                quarantine.append((entry.path, file.reason, file.detail))
+                continue
+            out.write(np.ascontiguousarray(file.pixels).tobytes())
+            records += _records(number, entry, file, secret)
+            sizes.append(file.size)
+            flat += file.flat
+    return records, quarantine, {"sizes": sizes, "flat": flat}
+
+
+def _records(number: int, entry: Entry, file: _File, secret: bytes) -> Iterator[Record]:
+    patient = pseudonym(secret, "patient", file.patient) if file.patient else ""
+    source = pseudonym(secret, "source", entry.path)
+    for tile in file.tiles:
+        name = f"real-{number:06d}" + (f"-{tile:03d}" if tile else "")
+        yield Record(id=name, origin="real", patient=patient, labels=entry.labels, source=source)
+
+
+def _open(records: list[Record], scratch: Path, protocol: Protocol) -> Cohort:
+    if not records:
+        raise DataError("no image is left: all files are bad, and quarantine.csv says why")
+    side = protocol.image.size_px
+    channels = domains.domain(protocol.domain).channels
+    dtype = np.uint8 if protocol.image.bits == 8 else np.uint16
+    shape = (len(records), side, side, channels)
+    return Cohort(protocol.domain, tuple(records), np.memmap(scratch, dtype, "r", shape=shape))
+
+
+def _link(cohort: Cohort, protocol: Protocol) -> Cohort:
+    from .duplicates import link_duplicates
+
+    links = link_duplicates(cohort.pixels, correlation=protocol.data.duplicate_correlation)
+    records = [
+        replace(record, link=link)
+        for record, link in zip(cohort.records, links.tolist(), strict=True)
+    ]
+    return replace(cohort, records=tuple(records))
+
+
+# What is said of it -----------------------------------------------------------------------------
+
+
+def _write_quarantine(path: Path, rows: list[tuple[str, str, str]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("path", "reason", "detail"))
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def _stop_if_too_bad(quarantine: list, listing: Listing, protocol: Protocol, folder: Path) -> None:
+    total, limit = len(listing.entries), protocol.data.max_bad_share
+    if len(quarantine) <= limit * total:
+        return
+    reasons = _commonest(Counter(reason for _, reason, _ in quarantine))
+    raise DataError(
+        f"{len(quarantine)} of {total} files can't be used ({reasons}); data.max_bad_share allows "
+        f"{limit:g}. {folder.name}/quarantine.csv names every file and why: mend or remove them, "
+        f"or raise data.max_bad_share"
+    )
+
+
+def _commonest(reasons: dict[str, int]) -> str:
+    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count} {reason}" for reason, count in ordered[:3])
+
+
+def _describe(cohort: Cohort, listing: Listing, quarantine: list, notes: dict) -> Intake:
+    names = [record.patient for record in cohort.records]
+    links = [record.link for record in cohort.records]
+    patients = len(set(names) - {""})
+    return Intake(
+        files=len(listing.entries),
+        bad=len(quarantine),
+        reasons=dict(sorted(Counter(reason for _, reason, _ in quarantine).items())),
+        missing=len(listing.missing),
+        unlisted=listing.unlisted,
+        tables=listing.tables,
+        images=len(cohort),
+        flat_tiles=notes["flat"],
+        patients=patients or None,
+        images_of_unknown_patients=names.count(""),
+        labels=_label_counts(cohort),
+        height_px=_range([height for height, _ in notes["sizes"]]),
+        width_px=_range([width for _, width in notes["sizes"]]),
+        duplicate_groups=len(set(links) - {-1}),
+        duplicate_images=len(links) - links.count(-1),
+        patients_joined_by_duplicates=_joined(cohort),
+    )
+
+
+def _label_counts(cohort: Cohort) -> dict[str, dict[str, int]]:
+    counts: dict[str, Counter] = {}
+    for record in cohort.records:
+        for name, value in record.labels.items():
+            counts.setdefault(name, Counter())[value] += 1
+    return {name: dict(sorted(counts[name].items())) for name in sorted(counts)}
+
+
+def _range(values: list[int]) -> tuple[int, int, int]:
+    return min(values), median_low(values), max(values)
+
+
+def _joined(cohort: Cohort) -> int:
+    """How many named patients share a group of duplicates with another named patient."""
+    groups: dict[int, set[str]] = {}
+    for record in cohort.records:
+        if record.link >= 0 and record.patient:
+            groups.setdefault(record.link, set()).add(record.patient)
+    return len(set().union(*(names for names in groups.values() if len(names) > 1)))

@@ -1,0 +1,35 @@
+"""medsynth's reader where MONAI wants one. A module of its own, for importing MONAI takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from monai.data import ImageReader
+
+from .readers import read_image
+
+
+class MedImageReader(ImageReader):
+    """Read image files for MONAI pipelines as `read_image` does: (C, H, W) float32 in [0, 1].
+
+    Call it directly, or give it to no one but a transform of your own: MONAI's `LoadImage` falls
+    back to other readers without a word where one fails, and adds the file's path to the metadata.
+    """
+
+    def __init__(self, *, max_pixels: int, frame: int | None = None):
+        self.max_pixels, self.frame = max_pixels, frame
+
+    def verify_suffix(self, filename: Sequence[str | Path] | str | Path) -> bool:
+        """Return True: the content decides, when it is read."""
+        return True
+
+    def read(self, data: Sequence[str | Path] | str | Path, **kwargs) -> np.ndarray:
+        """Read one file. Raises BadImage."""
+        path = data if isinstance(data, str | Path) else data[0]
+        return read_image(Path(path), max_pixels=self.max_pixels, frame=self.frame)
+
+    def get_data(self, img: np.ndarray) -> tuple[np.ndarray, dict]:
+        """Return the image and its shape; no path and no tag goes along."""
+        return img, {"spatial_shape": np.array(img.shape[1:]), "original_channel_dim": 0}

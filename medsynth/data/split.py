@@ -1,0 +1,152 @@
+"""Patients into train, validation and holdout, at random, before anything is trained.
+
+The gate's test permutes which patients were trained on and which were held out; it is exact only
+because that was decided by chance alone. So the split follows no label and no order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..cohort import Cohort
+from ..errors import DataError
+from ..protocol import Split
+from ..runtime import derive_seed
+
+PARTS = ("train", "validation", "holdout")
+LEVELS = (0.05, 0.01, 0.001)
+
+
+def split_patients(cohort: Cohort, settings: Split, seed: int) -> np.ndarray:
+    """Return (N,) words of PARTS, one an image; a patient and linked duplicates are never divided.
+
+    Shares are shares of patients, rounded. Neither the order of the records nor their labels
+    change who goes where. Raises DataError where a part would have no patient.
+    """
+    groups = cohort.patients
+    counts = _part_sizes(int(groups.max(initial=-1)) + 1, settings)
+    order = np.random.default_rng(derive_seed(seed, "split")).permutation(sum(counts))
+    part_of_rank = np.repeat(PARTS, counts)[np.argsort(order)]
+    return part_of_rank[_ranks(cohort)[groups]]
+
+
+def _ranks(cohort: Cohort) -> np.ndarray:
+    """Rank the patients by their smallest record id: (patients,) int64."""
+    first: dict[int, str] = {}
+    for group, record in zip(cohort.patients.tolist(), cohort.records, strict=True):
+        first[group] = min(record.id, first.get(group, record.id))
+    ranks = np.empty(len(first), np.int64)
+    ranks[sorted(first, key=first.__getitem__)] = np.arange(len(first))
+    return ranks
+
+
+def _part_sizes(patients: int, settings: Split) -> tuple[int, int, int]:
+    validation = math.floor(settings.validation * patients + 0.5)
+    holdout = math.floor(settings.holdout * patients + 0.5)
+    sizes = (patients - validation - holdout, validation, holdout)
+    empty = [part for part, size in zip(PARTS, sizes, strict=True) if size < 1]
+    if empty:
+        raise DataError(
+            f"the split of {patients} patients leaves none for {' and '.join(empty)}: every part "
+            f"needs one. Change split.validation ({settings.validation}) and split.holdout "
+            f"({settings.holdout}), or add patients"
+        )
+    return sizes
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """What the gate will be able to see, known before anything is trained.
+
+    `train_share` is the share of the training patients among those compared: how often the nearest
+    patient is a training patient by chance. `copies` maps a level of significance to the smallest
+    number of copied images, each of another patient, that is significant when all their nearest
+    patients are training patients; None where no number is.
+    """
+
+    train_patients: int
+    holdout_patients: int
+    train_share: float
+    copies: dict[str, int | None]
+    sentence: str
+
+
+def foresee(train_patients: int, holdout_patients: int) -> Foresight:
+    """Say how many copies the permutation test needs, at best, to see them.
+
+    Exact (hypergeometric): k different patients drawn without replacement are all training
+    patients with probability prod (n_T - i) / (n_T + n_H - i), which is t^k for large numbers.
+    Raises DataError where a side is empty.
+    """
+    if min(train_patients, holdout_patients) < 1:
+        raise DataError("foresight needs at least one training and one held-out patient")
+    copies = {f"{p:g}": _smallest_count(train_patients, holdout_patients, p) for p in LEVELS}
+    share = train_patients / (train_patients + holdout_patients)
+    sentence = _foresight_sentence(train_patients, holdout_patients, copies)
+    return Foresight(train_patients, holdout_patients, share, copies, sentence)
+
+
+def _smallest_count(train: int, holdout: int, level: float) -> int | None:
+    chance = 1.0
+    for k in range(train):
+        chance *= (train - k) / (train + holdout - k)
+        if chance <= level:
+            return k + 1
+    return None
+
+
+def _foresight_sentence(train: int, holdout: int, copies: dict[str, int | None]) -> str:
+    text = f"With {train} training and {holdout} held-out patients "
+    seen = [(level, k) for level, k in copies.items() if k is not None]
+    if not seen:
+        return text + "no number of copies can be told from chance: hold out more patients."
+    needs = ", ".join(f"{k} at {float(level):.1%}" for level, k in seen)
+    text += f"the gate can see copies of at least so many different patients: {needs}"
+    unseen = [f"{float(level):.1%}" for level, k in copies.items() if k is None]
+    return text + (f"; at {' and '.join(unseen)} none." if unseen else ".")
+
+
+def describe(cohort: Cohort, parts: np.ndarray) -> dict[str, Any]:
+    """Return what split.json says: counts by part, what the gate can see, and what may be claimed."""
+    counts = {part: _count(cohort, np.flatnonzero(parts == part)) for part in PARTS}
+    foresight = foresee(counts["train"]["patients"], counts["holdout"]["patients"])
+    unknown = sum(record.patient == "" for record in cohort.records)
+    return {
+        "parts": counts,
+        "foresight": asdict(foresight),
+        "patients_known": unknown == 0,
+        "images_of_unknown_patients": unknown,
+        "claim": _claim(len(cohort), unknown),
+    }
+
+
+def _count(cohort: Cohort, indices: np.ndarray) -> dict[str, Any]:
+    records = [cohort.records[i] for i in indices]
+    attributes = sorted({name for record in records for name in record.labels})
+    labels = {
+        name: dict(sorted(Counter(r.labels[name] for r in records if name in r.labels).items()))
+        for name in attributes
+    }
+    patients = len(set(cohort.patients[indices].tolist()))
+    return {"patients": patients, "images": len(records), "labels": labels}
+
+
+def _claim(images: int, unknown: int) -> str:
+    if unknown == 0:
+        return (
+            "Every image's patient is known, and no patient stands in two parts: what is found "
+            "about leakage is about patients."
+        )
+    of_some = "Several images of one person may stand on both sides, so copies can be missed or "
+    of_some += "mistaken: what can be said is about images, not about people."
+    if unknown == images:
+        return f"No patient is known: each image counts as a patient of its own. {of_some}"
+    return (
+        f"The patient of {unknown} of {images} images is not known: each of these counts as a "
+        f"patient of its own. {of_some}"
+    )
