@@ -1,0 +1,195 @@
+"""The data card: what a cohort is, how it was made, what was found, what was not looked for.
+
+It is the README.md of a release, with the front matter that Hugging Face reads, and made from
+plain data only.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from .. import __version__, domains
+from ..finding import Finding, Verdict
+from ..protocol import Protocol
+from . import wording
+
+LICENCE_IDS = (
+    "apache-2.0",
+    "mit",
+    "cc0-1.0",
+    "cc-by-4.0",
+    "cc-by-sa-4.0",
+    "cc-by-nc-4.0",
+    "cc-by-nd-4.0",
+    "cc-by-nc-sa-4.0",
+    "cc-by-nc-nd-4.0",
+    "odbl",
+    "odc-by",
+    "pddl",
+)
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
+NOT_LOOKED_FOR = (
+    ("reconstruction", "How faithfully the autoencoder keeps an image."),
+    ("fidelity", "How close the cohort as a whole comes to real images."),
+    ("memorization", "Copies of training images."),
+    (
+        "membership",
+        "Membership: whether it can be told that a given patient was in the training "
+        "data, from images that are not copies.",
+    ),
+    (
+        "identity",
+        "Identity: whether another image of the same person can be matched to a synthetic one.",
+    ),
+    ("canary", "Canaries: what a model that was trained with planted images gives away of them."),
+    ("dp", "A formal guarantee (differential privacy): none is claimed."),
+    ("utility", "Usefulness: whether a classifier trained on the cohort works on real patients."),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardData:
+    """What a card is made from; `labels` are {attribute: {value: synthetic images}}."""
+
+    protocol: Protocol
+    images: int
+    labels: Mapping[str, Mapping[str, int]]
+    findings: Mapping[str, Finding]
+    verdict: Verdict
+    split: Mapping[str, Any]
+
+
+def card(data: CardData) -> str:
+    """Return the card as Markdown with YAML front matter."""
+    domain = domains.domain(data.protocol.domain)
+    return (
+        _environment()
+        .get_template("card.md.j2")
+        .render(
+            data=data,
+            front_matter=_front_matter(data),
+            domain=domain,
+            version=__version__,
+            findings=[data.findings[name] for name in sorted(data.findings)],
+            study=study_rows(data.protocol),
+            split=split_rows(data.split),
+            not_measured=not_measured(data.findings),
+        )
+    )
+
+
+def count_labels(labels: Sequence[Mapping[str, str]]) -> dict[str, dict[str, int]]:
+    """Count how many images have each value of each attribute, both in sorted order."""
+    pairs = Counter(pair for row in labels for pair in row.items())
+    counts: dict[str, dict[str, int]] = {}
+    for (attribute, value), number in sorted(pairs.items()):
+        counts.setdefault(attribute, {})[value] = number
+    return counts
+
+
+def not_measured(findings: Mapping[str, Finding]) -> list[str]:
+    """Say in sentences which kinds of evidence these findings do not hold."""
+    families = {wording.family(name) for name in findings}
+    return [words for name, words in NOT_LOOKED_FOR if name not in families]
+
+
+def study_rows(protocol: Protocol) -> list[tuple[str, str]]:
+    """Return what a reader asks of a study, as (question, answer); no path is among them."""
+    image, sample = protocol.image, protocol.sample
+    made = (
+        f"DDIM, {wording.count(sample.steps, 'step')}, guidance {sample.guidance:g}, "
+        f"eta {sample.eta:g}"
+        if sample.generator == "diffusion"
+        else "training images handed out through the autoencoder (to show that the gate works)"
+    )
+    return [
+        ("Study", protocol.name),
+        ("Kind of image", domains.domain(protocol.domain).title),
+        ("Size", f"{image.size_px} × {image.size_px} pixels, {image.bits} bits a channel"),
+        (
+            "Autoencoder",
+            f"{protocol.autoencoder.downscale} times smaller, "
+            f"{protocol.autoencoder.latent_channels} latent channels, trained on "
+            f"{protocol.autoencoder.training.images:,} images (repeats counted)",
+        ),
+        (
+            "Diffusion",
+            f"predicts {protocol.diffusion.objective}, trained on "
+            f"{protocol.diffusion.training.images:,} images (repeats counted)",
+        ),
+        ("Sampling", made),
+        ("Random seed", str(protocol.seed)),
+    ]
+
+
+def split_rows(split: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+    """Return (part, patients, images) of the real data.
+
+    Nothing else of the split is shown to the world: a count of a rare label can point at a person.
+    """
+    parts = split.get("parts", split)
+    return [
+        (str(name), int(part["patients"]), int(part["images"]))
+        for name, part in parts.items()
+        if isinstance(part, Mapping) and {"patients", "images"} <= part.keys()
+    ]
+
+
+def _front_matter(data: CardData) -> str:
+    """Return YAML lines; each value is JSON, which YAML reads as it stands."""
+    protocol = data.protocol
+    values: dict[str, Any] = {
+        "pretty_name": protocol.card.title,
+        **_licence(protocol.card.licence),
+        "tags": ["synthetic", "medical", "medical-imaging", protocol.domain, "medsynth"],
+        "task_categories": [
+            "image-classification" if data.labels else "unconditional-image-generation"
+        ],
+        "size_categories": [_size_category(data.images)],
+        "configs": [{"config_name": "default", "data_dir": "images"}],
+    }
+    return "\n".join(
+        f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()
+    )
+
+
+def _licence(words: str) -> dict[str, str]:
+    name = re.sub(r"[\s_]+", "-", words.strip().lower())
+    if name in LICENCE_IDS:
+        return {"license": name}
+    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.-]+", "-", name).strip("-")}
+
+
+def _size_category(images: int) -> str:
+    return next((words for limit, words in SIZES if images < limit), "n>1M")
+
+
+def _cell(text: str) -> str:
+    """Return text that can't break out of a Markdown table's cell."""
+    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("medsynth.release"),
+        autoescape=False,  # Markdown, not HTML
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        quantity=wording.quantity,
+        unit_note=wording.unit_note,
+        interval=wording.interval,
+        cell=_cell,
+        count=wording.count,
+    )
+    return environment

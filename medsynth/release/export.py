@@ -1,0 +1,228 @@
+"""The one door out: images, labels, card, report and evidence, each bound by its sha256.
+
+Whatever did not go through the gate just as it stands is refused. The same cohort, protocol and
+verdict give the same files, byte for byte; no clock, user or machine is written into them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from .. import __version__
+from ..cohort import Cohort
+from ..errors import DataError, RefusedError
+from ..finding import Finding, Verdict, write_findings
+from ..protocol import Protocol, to_yaml
+from ..runtime import digest_bytes, digest_file, digest_files, write_json, write_text
+from .cards import CardData, card, count_labels
+from .gate import contradictions, digest_findings
+from .pictures import encode_png
+from .report import PublicReport, public_report
+
+FORMAT = 1
+OWN_FILES = (
+    "README.md",
+    "report.html",
+    "findings.jsonl",
+    "verdict.json",
+    "protocol.yaml",
+    "manifest.json",
+    "SHA256SUMS",
+)
+IMAGES, METADATA = "images", "images/metadata.csv"
+RESERVED_COLUMNS = ("file_name", "id")
+
+
+def write_release(
+    folder: Path,
+    *,
+    cohort: Cohort,
+    protocol: Protocol,
+    findings: Mapping[str, Finding],
+    verdict: Verdict,
+    split: Mapping[str, Any],
+    models: Mapping[str, str],
+) -> None:
+    """Write a release into an empty folder.
+
+    `models` are digests by name. Raises RefusedError, with every reason, where the gate did not
+    pass just this cohort, these findings, this protocol and these models, and where any record
+    is not synthetic or points to a patient; DataError where the folder is not empty.
+    """
+    reasons = list(_reasons(cohort, protocol, findings, verdict, models))
+    if reasons:
+        raise RefusedError("this can't be released", reasons)
+    _require_empty(folder)
+    images = _write_images(folder / IMAGES, cohort)
+    write_text(folder / METADATA, _metadata(cohort, images))
+    public, redacted = publishable(protocol)
+    write_text(folder / "protocol.yaml", to_yaml(public))
+    write_findings(folder / "findings.jsonl", findings.values())
+    write_json(folder / "verdict.json", verdict.to_dict())
+    _write_pages(folder, cohort, public, findings, verdict, split)
+    write_json(
+        folder / "manifest.json",
+        {
+            "format": FORMAT,
+            "medsynth": __version__,
+            "domain": cohort.domain,
+            "image": {
+                "size_px": cohort.size_px,
+                "channels": cohort.channels,
+                "bits": 8 * cohort.pixels.dtype.itemsize,
+            },
+            "protocol": protocol.digest,
+            "protocol_redacted": redacted,
+            "cohort": cohort.digest,
+            "models": dict(sorted(models.items())),
+            "findings": digest_file(folder / "findings.jsonl"),
+            "verdict": digest_file(folder / "verdict.json"),
+            "images": images,
+        },
+    )
+    write_text(folder / "SHA256SUMS", sums(folder))
+
+
+def sums(folder: Path) -> str:
+    """Return a line "sha256  path" for every file of a release, as sha256sum reads and writes."""
+    digests = digest_files(folder, skip=["SHA256SUMS"])
+    return "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+
+
+def publishable(protocol: Protocol) -> tuple[Protocol, list[str]]:
+    """Return the protocol without the hospital's paths, and the knobs that lost one.
+
+    Of a path only the last part is kept. The card's own words are left as a person wrote them.
+    """
+    values = protocol.to_dict()
+    redacted = [name for name, value in _strings(values) if _is_path(name, value)]
+    for name in redacted:
+        *parents, last = name.split(".")
+        section = values
+        for parent in parents:
+            section = section[parent]
+        section[last] = PureWindowsPath(section[last]).name  # knows both kinds of slash
+    return Protocol.model_validate_json(json.dumps(values)), redacted
+
+
+# What is refused --------------------------------------------------------------------------------
+
+
+def _reasons(
+    cohort: Cohort,
+    protocol: Protocol,
+    findings: Mapping[str, Finding],
+    verdict: Verdict,
+    models: Mapping[str, str],
+) -> Iterable[str]:
+    if not verdict.passed:
+        yield f"the gate did not pass it: the verdict is {verdict.outcome}"
+        yield from verdict.reasons
+    else:
+        yield from contradictions(verdict, findings, protocol.gate.rules)
+    yield from _not_synthetic(cohort)
+    yield from _not_as_judged("synthetic", "cohort", cohort.digest, verdict)
+    yield from _not_as_judged("evidence", "findings", digest_findings(findings), verdict)
+    yield from _not_as_judged("protocol", "protocol", protocol.digest, verdict)
+    for name in sorted(models.keys() & verdict.digests.keys()):
+        yield from _not_as_judged(name, name, models[name], verdict)
+
+
+def _not_synthetic(cohort: Cohort) -> Iterable[str]:
+    origins = sum(record.origin != "synthetic" for record in cohort.records)
+    if origins:
+        yield f"{origins} of {len(cohort)} records are not synthetic"
+    for name in ("patient", "source", "parent"):
+        pointing = sum(bool(getattr(record, name)) for record in cohort.records)
+        if pointing:
+            yield f"{pointing} of {len(cohort)} records point to a {name}"
+
+
+def _not_as_judged(key: str, noun: str, digest: str, verdict: Verdict) -> Iterable[str]:
+    if verdict.digests.get(key) != digest:
+        yield f"the {noun} is not the one that was judged: run validate and decide again"
+
+
+# What is written --------------------------------------------------------------------------------
+
+
+def _require_empty(folder: Path) -> None:
+    if strange := sorted(path.name for path in folder.iterdir()):
+        raise DataError(f"a release needs an empty folder, {folder.name}/ has {strange[0]}")
+
+
+def _write_images(folder: Path, cohort: Cohort) -> dict[str, str]:
+    """Write all images as syn-000001.png …; return {path in the release: sha256} in order."""
+    folder.mkdir()
+    width = max(6, len(str(len(cohort))))
+    digests = {}
+    for number, image in enumerate(cohort.pixels, start=1):
+        png = encode_png(image, synthetic=True)
+        name = f"syn-{number:0{width}d}.png"
+        (folder / name).write_bytes(png)
+        digests[f"{IMAGES}/{name}"] = digest_bytes(png)
+    return digests
+
+
+def _metadata(cohort: Cohort, images: Iterable[str]) -> str:
+    """Return the table that goes beside the images; the seed stays with the model.
+
+    A label whose name is a column of the table already is written as `label_NAME`.
+    """
+    attributes = sorted({name for record in cohort.records for name in record.labels})
+    columns = [f"label_{name}" if name in RESERVED_COLUMNS else name for name in attributes]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*RESERVED_COLUMNS, *columns])
+    for name, record in zip(images, cohort.records, strict=True):
+        labels = [record.labels.get(attribute, "") for attribute in attributes]
+        writer.writerow([PurePosixPath(name).name, record.id, *labels])
+    return text.getvalue()
+
+
+def _write_pages(
+    folder: Path,
+    cohort: Cohort,
+    protocol: Protocol,
+    findings: Mapping[str, Finding],
+    verdict: Verdict,
+    split: Mapping[str, Any],
+) -> None:
+    labels = count_labels([record.labels for record in cohort.records])
+    words = CardData(
+        protocol=protocol,
+        images=len(cohort),
+        labels=labels,
+        findings=findings,
+        verdict=verdict,
+        split=split,
+    )
+    write_text(folder / "README.md", card(words))
+    page = PublicReport(
+        protocol=protocol, verdict=verdict, findings=findings, split=split, cohort=cohort
+    )
+    write_text(folder / "report.html", public_report(page))
+
+
+# Paths of the hospital --------------------------------------------------------------------------
+
+
+def _strings(values: Any, name: str = "") -> Iterable[tuple[str, str]]:
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from _strings(value, f"{name}.{key}" if name else key)
+    elif isinstance(values, str):
+        yield name, values
+
+
+def _is_path(name: str, value: str) -> bool:
+    if name.startswith("card."):
+        return False
+    rooted = PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()
+    above = value.startswith(("~", "../", "..\\"))
+    return rooted or above or (name == "lens.weights" and PureWindowsPath(value).name != value)

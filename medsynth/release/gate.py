@@ -1,0 +1,304 @@
+"""The gate: findings are held against rules, each on the pessimistic end of its interval.
+
+A rule is refused where the number itself breaks its bar, or is missing or no number; it is
+inconclusive where only the far end of the interval breaks the bar. Nothing is averaged: one rule
+that does not hold keeps the door shut. docs/gate.md tells the same to people.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import domains
+from ..errors import StaleError
+from ..finding import Finding, Judgement, Outcome, Verdict
+from ..runtime import digest_json, without_nan
+from .wording import pair, quantity, title
+
+if TYPE_CHECKING:
+    from ..protocol import Rule
+
+REMEDIES = (
+    ("memorization.recall", "more planted copies (validate.planted) narrow it"),
+    ("memorization.p_value", "more permutations (validate.permutations) narrow it"),
+    ("memorization", "more synthetic images (sample.images) or held-out patients narrow it"),
+    ("fidelity", "more synthetic images (sample.images) or held-out patients narrow it"),
+    ("reconstruction", "more held-out patients narrow it"),
+)
+PASS_MEANS = "No leakage was found by these tests, with these limits."
+PASS_IS_NOT = (
+    "It does not mean that the images are anonymous in the sense of the law: whether they may be "
+    "shared is for the data holder to decide, with this evidence at hand."
+)
+PATIENTS_UNKNOWN = (
+    "No patient is known: each image counts as a patient of its own. Several images of one person "
+    "may stand on both sides of every comparison, so the evidence is about images, not about "
+    "people, and is weaker."
+)
+
+
+# Judging ----------------------------------------------------------------------------------------
+
+
+def decide(
+    findings: Mapping[str, Finding],
+    rules: Sequence[Rule],
+    *,
+    attempt: int,
+    claim: Sequence[str],
+    digests: Mapping[str, str],
+) -> Verdict:
+    """Hold findings against rules and return the verdict.
+
+    `attempt` counts from 1; a test at level a is held against a / 2^attempt, so that all attempts
+    together reject at most at a. A rule whose name has a `*` holds for every finding that matches.
+    Raises ValueError where there is no rule or `attempt` is less than 1.
+    """
+    if not rules or attempt < 1:
+        raise ValueError("expected at least one rule and an attempt counted from 1")
+    judgements = tuple(item for rule in rules for item in _judge(rule, findings, attempt))
+    return Verdict(
+        outcome=_overall(item.outcome for item in judgements),
+        attempt=attempt,
+        claim=tuple(claim),
+        judgements=judgements,
+        digests=dict(digests),
+    )
+
+
+def contradictions(
+    verdict: Verdict, findings: Mapping[str, Finding], rules: Sequence[Rule]
+) -> list[str]:
+    """Judge again and return what a verdict says otherwise; empty where it stands.
+
+    Reasons are not compared: a later version may word them better.
+    """
+    again = decide(findings, rules, attempt=verdict.attempt, claim=verdict.claim, digests={})
+    faults = []
+    if again.outcome != verdict.outcome:
+        faults.append(f"the verdict says {verdict.outcome}, judged again it is {again.outcome}")
+    if [_essence(item) for item in again.judgements] != [
+        _essence(item) for item in verdict.judgements
+    ]:
+        faults.append("the verdict's rules, judged again, come out differently")
+    return faults
+
+
+def digest_findings(findings: Mapping[str, Finding]) -> str:
+    """Return the digest that a verdict binds as `evidence`: the same before and after a file."""
+    rows = [asdict(findings[name]) for name in sorted(findings)]
+    for row in rows:
+        for key in ("value", "low", "high", "reference"):
+            row[key] = None if row[key] is None else float(row[key])
+    return digest_json(without_nan(rows))
+
+
+def limits(
+    rules: Sequence[Rule], findings: Mapping[str, Finding], *, attempt: int
+) -> dict[str, float]:
+    """Return {finding: the number it is held against} for every finding that a rule names."""
+    return {
+        name: _bar(rule, findings[name].unit, attempt).limit
+        for rule in rules
+        for name in _matching(rule.finding, findings)
+    }
+
+
+@dataclass(frozen=True)
+class _Bar:
+    """A rule's bar at this attempt: `limit`, on which side it lies, and its words."""
+
+    limit: float
+    upper: bool
+    words: str
+    test: bool = False
+
+    def broken_by(self, number: float) -> bool:
+        return number > self.limit if self.upper else number < self.limit
+
+    def pessimistic(self, finding: Finding) -> float:
+        return finding.high if self.upper else finding.low
+
+
+def _bar(rule: Rule, unit: str, attempt: int) -> _Bar:
+    if rule.at_most is not None:
+        return _Bar(rule.at_most, True, f"at most {quantity(rule.at_most, unit)}")
+    if rule.at_least is not None:
+        return _Bar(rule.at_least, False, f"at least {quantity(rule.at_least, unit)}")
+    level = rule.not_rejected_at / 2**attempt
+    words = f"p at least {quantity(level)} ({quantity(rule.not_rejected_at)} / 2^{attempt})"
+    return _Bar(level, False, words, test=True)
+
+
+def _judge(rule: Rule, findings: Mapping[str, Finding], attempt: int) -> Iterable[Judgement]:
+    names = _matching(rule.finding, findings)
+    if not names:
+        bar = _bar(rule, "", attempt).words
+        reason = f"{rule.finding}: was not measured; what is missing can't open the gate."
+        yield Judgement(rule.finding, bar, "refused", None, reason)
+    for name in names:
+        yield _judge_one(findings[name], _bar(rule, findings[name].unit, attempt))
+
+
+def _matching(pattern: str, findings: Mapping[str, Finding]) -> list[str]:
+    regex = re.compile(".*".join(map(re.escape, pattern.split("*"))))
+    return sorted(name for name in findings if regex.fullmatch(name))
+
+
+def _judge_one(finding: Finding, bar: _Bar) -> Judgement:
+    fault = _fault(finding, bar)
+    if fault:
+        reason = f"{finding.name}: {fault}."
+        return Judgement(finding.name, bar.words, "refused", None, reason)
+    judged = bar.pessimistic(finding)
+    outcome = _outcome(finding, bar)
+    reason = f"{finding.name}: {_REASONS[outcome](finding, bar, judged)}."
+    return Judgement(finding.name, bar.words, outcome, float(judged), reason)
+
+
+def _fault(finding: Finding, bar: _Bar) -> str:
+    """Return why a finding can't be judged at all, "" where it can."""
+    if not finding.is_number:
+        return "is not a finite number, and so can't open the gate"
+    if not finding.low <= finding.value <= finding.high:
+        return "its interval does not hold its value, so one of them is wrong"
+    if finding.n < 1:
+        return "was measured on nothing"
+    if bar.test and not 0 <= finding.low <= finding.high <= 1:
+        return "is no p-value: it leaves 0 to 1"
+    if finding.direction == ("higher is better" if bar.upper else "lower is better"):
+        return f"the rule asks for {bar.words}, but {finding.direction}: such a rule guards nothing"
+    return ""
+
+
+def _outcome(finding: Finding, bar: _Bar) -> Outcome:
+    if bar.broken_by(finding.value):
+        return "refused"
+    return "inconclusive" if bar.broken_by(bar.pessimistic(finding)) else "passed"
+
+
+def _refused(finding: Finding, bar: _Bar, judged: float) -> str:
+    value, limit = pair(finding.value, bar.limit, finding.unit)
+    if bar.test:
+        return (
+            f"the test rejects: p = {value} is below {limit}, so nearness to the training "
+            f"patients is more than chance"
+        )
+    return f"{title(finding.name)} is {value}, {'above' if bar.upper else 'below'} {limit}"
+
+
+def _inconclusive(finding: Finding, bar: _Bar, judged: float) -> str:
+    value, end = pair(finding.value, judged, finding.unit)
+    reach = "as high as" if bar.upper else "as low as"
+    _, limit = pair(judged, bar.limit, finding.unit)
+    return (
+        f"{title(finding.name)} is {value}, which would do, but may be {reach} {end}, "
+        f"{'above' if bar.upper else 'below'} {limit}: the evidence is too weak to tell; "
+        f"{_remedy(finding.name)}"
+    )
+
+
+def _passed(finding: Finding, bar: _Bar, judged: float) -> str:
+    end, limit = pair(judged, bar.limit, finding.unit)
+    if bar.test:
+        return f"the test does not reject: p = {end}, not below {limit}"
+    side = "not above" if bar.upper else "not below"
+    exact = finding.low == finding.high
+    number = f"is {end}" if exact else f"is at {'most' if bar.upper else 'least'} {end}"
+    return f"{title(finding.name)} {number}, {side} {limit}"
+
+
+_REASONS = {"refused": _refused, "inconclusive": _inconclusive, "passed": _passed}
+
+
+def _remedy(name: str) -> str:
+    found = (words for prefix, words in REMEDIES if name.startswith(prefix))
+    return next(found, "more images or patients narrow it")
+
+
+def _overall(outcomes: Iterable[Outcome]) -> Outcome:
+    seen = set(outcomes)
+    return next((worst for worst in ("refused", "inconclusive") if worst in seen), "passed")
+
+
+def _essence(item: Judgement) -> tuple:
+    return (item.finding, item.outcome, item.judged)
+
+
+# What a pass means ------------------------------------------------------------------------------
+
+
+def claims(split: Mapping, *, domain: str) -> tuple[str, ...]:
+    """Return in sentences what a pass means and what it does not.
+
+    `split` is what split.json holds: its `claim` says what knowing the patients, or not, allows,
+    and its foresight how much the gate could see. Where `patients_known` is not true the weaker
+    claim is said even if `split` does not say it.
+    """
+    known = split.get("patients_known") is True
+    of_split = split.get("claim") or ("" if known else PATIENTS_UNKNOWN)
+    limits_of_size = split.get("foresight", {}).get("sentence", "")
+    identity = domains.domain(domain).identity_risk
+    sentences = [PASS_MEANS, PASS_IS_NOT, of_split, limits_of_size, identity]
+    return tuple(sentence for sentence in sentences if sentence)
+
+
+# Attempts ---------------------------------------------------------------------------------------
+
+
+def count_attempt(path: Path, evidence_digest: str) -> int:
+    """Return which attempt this evidence is, from 1, and write it down before it is judged.
+
+    The same evidence judged again is the same attempt. The file is only ever appended to, and is
+    on disk when this returns. Raises StaleError where its count can't be trusted.
+    """
+    rows = _read_attempts(path)
+    known = {row["evidence"]: row["attempt"] for row in rows}
+    if evidence_digest in known:
+        return known[evidence_digest]
+    row = {
+        "attempt": len(rows) + 1,
+        "evidence": evidence_digest,
+        "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    _append_durably(path, json.dumps(row))
+    return row["attempt"]
+
+
+def _read_attempts(path: Path) -> list[dict]:
+    if not path.exists():
+        return []
+    lines = path.read_text()[: _whole(path)].splitlines()
+    try:
+        rows = [json.loads(line) for line in lines]
+        numbers = [row["attempt"] for row in rows]
+        digests = {row["evidence"] for row in rows}
+    except (ValueError, KeyError, TypeError):
+        numbers, digests = [None], set()
+    if numbers != list(range(1, len(digests) + 1)):
+        raise StaleError(
+            f"{path.name} was changed: expected attempts 1, 2, 3 … without a gap. The gate counts "
+            f"its attempts and can't go on from here: start a new run"
+        )
+    return rows
+
+
+def _whole(path: Path) -> int:
+    """Return the length in bytes of a log without a last line that a kill cut in two."""
+    return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
+
+
+def _append_durably(path: Path, line: str) -> None:
+    whole = _whole(path)
+    with path.open("ab") as file:
+        file.truncate(whole)
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())

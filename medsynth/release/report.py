@@ -1,0 +1,167 @@
+"""The evidence as one HTML page: one for inside the hospital, one for the world.
+
+Both hold everything they show and ask for nothing over the network. They come from the same
+findings, but the public one is made of types that can't hold a real pixel: a cohort whose every
+record is synthetic, and numbers.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from .. import domains
+from ..cohort import Cohort
+from ..errors import RefusedError
+from ..finding import Finding, Verdict
+from ..protocol import Protocol
+from . import wording
+from .cards import not_measured, split_rows, study_rows
+from .charts import Curve, curve_svg, interval_bar, is_logarithmic
+from .pictures import grid_png, png_size
+
+SHOWN_IMAGES, SHOWN_COLUMNS, SHOWN_PX = 48, 8, 88
+OUTCOME_WORDS = {
+    "passed": "Passed",
+    "refused": "Refused",
+    "inconclusive": "Inconclusive",
+    "waived": "Waived",
+}
+OUTCOME_MEANS = {
+    "passed": "Every rule holds on the pessimistic end of its interval.",
+    "refused": "At least one rule is broken. Nothing may leave.",
+    "inconclusive": "No number breaks its rule, but the evidence is too weak. Nothing may leave.",
+}
+
+
+class Panel(NamedTuple):
+    """A picture with its words: `png` are the bytes of a PNG file."""
+
+    heading: str
+    caption: str
+    png: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateReport:
+    """What the page inside the hospital shows; `panels` hold real patients' images."""
+
+    protocol: Protocol
+    verdict: Verdict
+    findings: Mapping[str, Finding]
+    split: Mapping
+    panels: Sequence[Panel] = ()
+    curves: Sequence[Curve] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicReport:
+    """What the page for the world shows: it draws its only pictures from a synthetic cohort.
+
+    Raises RefusedError where any image of the cohort is not synthetic.
+    """
+
+    protocol: Protocol
+    verdict: Verdict
+    findings: Mapping[str, Finding]
+    split: Mapping
+    cohort: Cohort
+    curves: Sequence[Curve] = ()
+
+    def __post_init__(self) -> None:
+        if any(record.origin != "synthetic" for record in self.cohort.records):
+            raise RefusedError("a public report shows synthetic images only")
+
+
+def private_report(data: PrivateReport) -> str:
+    """Return the page with real patients' images, which must not leave the hospital."""
+    return _page(data, private=True, panels=data.panels)
+
+
+def public_report(data: PublicReport) -> str:
+    """Return the page that leaves with the release: synthetic images and findings only."""
+    return _page(data, private=False, panels=[_samples(data.cohort)])
+
+
+def _page(data: PrivateReport | PublicReport, *, private: bool, panels: Sequence[Panel]) -> str:
+    limits = {item.finding: item for item in data.verdict.judgements}
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            private=private,
+            title=data.protocol.card.title,
+            subject=domains.domain(data.protocol.domain).title,
+            verdict=data.verdict,
+            outcome_word=OUTCOME_WORDS[data.verdict.outcome],
+            outcome_means=OUTCOME_MEANS[data.verdict.outcome],
+            outcome_words=OUTCOME_WORDS,
+            findings=data.findings,
+            groups=_grouped(data.findings),
+            judged=limits,
+            limits=_limits(data),
+            panels=[(panel, _data_uri(panel.png), png_size(panel.png)) for panel in panels],
+            curves=[
+                (curve, Markup(curve_svg(curve)), is_logarithmic(curve)) for curve in data.curves
+            ],
+            study=study_rows(data.protocol),
+            split=split_rows(data.split),
+            not_measured=not_measured(data.findings),
+        )
+    )
+
+
+def _limits(data: PrivateReport | PublicReport) -> dict[str, float]:
+    """Return the bar of every judged finding, as the number that was held against it."""
+    from .gate import limits
+
+    return limits(data.protocol.gate.rules, data.findings, attempt=data.verdict.attempt)
+
+
+def _grouped(findings: Mapping[str, Finding]) -> list[tuple[str, list[Finding]]]:
+    ordered = [findings[name] for name in sorted(findings)]
+    groups = groupby(ordered, key=lambda finding: wording.family(finding.name))
+    return [(name, list(members)) for name, members in groups]
+
+
+def _samples(cohort: Cohort) -> Panel:
+    """Return images spread evenly over the cohort, so that no one picked the good ones."""
+    shown = np.unique(np.linspace(0, len(cohort) - 1, SHOWN_IMAGES).astype(int))
+    scale = max(1, SHOWN_PX // cohort.size_px)
+    png = grid_png(cohort.pixels[shown], columns=SHOWN_COLUMNS, scale=scale, synthetic=True)
+    caption = (
+        f"{wording.count(len(shown), 'image')} spread evenly over the "
+        f"{wording.count(len(cohort), 'image')} of the cohort, none chosen by hand. Every one is "
+        f"synthetic."
+    )
+    return Panel("Synthetic images", caption, png)
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("medsynth.release"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["interval_bar"] = lambda *given: Markup(interval_bar(*given))
+    environment.filters.update(
+        quantity=wording.quantity,
+        interval=wording.interval,
+        words=wording.title,
+        count=wording.count,
+        unit_note=wording.unit_note,
+    )
+    return environment

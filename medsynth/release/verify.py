@@ -1,0 +1,204 @@
+"""Check a release anywhere: nothing changed, every image marked, the verdict still stands.
+
+Needs neither torch nor the run. It finds accidents and careless changes. Who rewrites a release
+and all its checksums is found out by the `fingerprint`, held against the one that the hospital
+publishes.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import MedsynthError
+from ..finding import Verdict, read_findings, read_verdict
+from ..protocol import load
+from ..runtime import digest_file, read_json
+from .export import FORMAT, IMAGES, METADATA, OWN_FILES
+from .gate import contradictions, digest_findings
+from .pictures import is_marked, png_size
+
+UNREADABLE = (
+    MedsynthError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    struct.error,
+)
+LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What checking found: `faults` in words (none = ok), how many images, the verdict if readable.
+
+    `fingerprint` is the sha256 of SHA256SUMS, "" where there is none: two releases with the same
+    fingerprint are the same.
+    """
+
+    ok: bool
+    faults: tuple[str, ...]
+    images: int
+    verdict: Verdict | None
+    fingerprint: str = ""
+
+
+def verify(folder: Path) -> Verification:
+    """Check a release's files, marks, labels and verdict; never writes, never raises."""
+    faults: list[str] = []
+    listed = _try(faults, "SHA256SUMS", partial(_read_sums, folder)) or {}
+    manifest = _try(faults, "manifest.json", partial(_read_manifest, folder)) or {}
+    verdict = _try(faults, "verdict.json", partial(read_verdict, folder / "verdict.json"))
+    checks: dict[str, Callable[[], Iterable[str]]] = {
+        "files": partial(_check_files, folder, listed),
+        "manifest.json": partial(_check_manifest, listed, manifest),
+        "images": partial(_check_images, folder, manifest),
+        METADATA: partial(_check_metadata, folder, manifest),
+        "verdict.json": partial(_check_verdict, folder, manifest, verdict),
+    }
+    for place, check in checks.items():
+        faults += _try(faults, place, lambda check=check: list(check())) or []
+    sums = folder / "SHA256SUMS"
+    return Verification(
+        ok=not faults,
+        faults=tuple(dict.fromkeys(faults)),
+        images=len(manifest.get("images", {})),
+        verdict=verdict,
+        fingerprint=digest_file(sums) if sums.is_file() else "",
+    )
+
+
+def _try(faults: list[str], place: str, step: Callable[[], Any]) -> Any:
+    """Return what a step returns; where it can't be done, None and one more fault."""
+    try:
+        return step()
+    except FileNotFoundError:
+        faults.append(f"{place}: is missing")
+    except UNREADABLE as error:
+        faults.append(f"{place}: can't be read ({type(error).__name__})")
+    return None
+
+
+def _read_sums(folder: Path) -> dict[str, str]:
+    listed = {}
+    for line in (folder / "SHA256SUMS").read_text().splitlines():
+        digest, name = LINE.fullmatch(line).groups()
+        if name in listed or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise ValueError(name)
+        listed[name] = digest
+    return listed
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    manifest = read_json(folder / "manifest.json")
+    if manifest["format"] != FORMAT:
+        raise ValueError(manifest["format"])
+    return {**manifest, "images": dict(manifest["images"])}
+
+
+# Files ------------------------------------------------------------------------------------------
+
+
+def _check_files(folder: Path, listed: dict[str, str]) -> Iterable[str]:
+    present = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_symlink() or not path.is_dir()
+    }
+    for name in OWN_FILES:
+        if name not in present:
+            yield f"{name}: is missing"
+    for name in sorted(listed.keys() - present.keys()):
+        yield f"{name}: is missing"
+    for name, path in present.items():
+        if path.is_symlink():
+            yield f"{name}: is a link, not a file"
+        elif name in listed:
+            if digest_file(path) != listed[name]:
+                yield f"{name}: was changed"
+        elif name != "SHA256SUMS":
+            yield f"{name}: was added"
+
+
+def _check_manifest(listed: dict[str, str], manifest: dict[str, Any]) -> Iterable[str]:
+    if not manifest:
+        return
+    said = {
+        "findings.jsonl": manifest["findings"],
+        "verdict.json": manifest["verdict"],
+        **manifest["images"],
+    }
+    for name, digest in said.items():
+        if listed.get(name) != digest:
+            yield f"{name}: manifest.json and SHA256SUMS do not agree on it"
+    pictures = {name for name in listed if name.startswith(f"{IMAGES}/") and name != METADATA}
+    for name in sorted(pictures - said.keys()):
+        yield f"{name}: is not in manifest.json"
+
+
+# Images and labels ------------------------------------------------------------------------------
+
+
+def _check_images(folder: Path, manifest: dict[str, Any]) -> Iterable[str]:
+    if not manifest.get("images"):
+        yield f"{IMAGES}: the release has no image"
+        return
+    side = manifest["image"]["size_px"]
+    for name in manifest["images"]:
+        path = folder / name
+        if not path.is_file():
+            continue  # already said by the check of files
+        if not is_marked(path):
+            yield f"{name}: does not say that it is synthetic"
+        elif _size(path) != (side, side):
+            yield f"{name}: is not {side} x {side} pixels"
+
+
+def _size(path: Path) -> tuple[int, int]:
+    with path.open("rb") as file:
+        return png_size(file.read(24))
+
+
+def _check_metadata(folder: Path, manifest: dict[str, Any]) -> Iterable[str]:
+    with (folder / METADATA).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    named = [f"{IMAGES}/{row['file_name']}" for row in rows]
+    if sorted(named) != sorted(manifest.get("images", {})):
+        yield f"{METADATA}: its {len(rows)} rows are not the images of manifest.json"
+    if len({row["id"] for row in rows}) != len(rows):
+        yield f"{METADATA}: an id comes twice"
+
+
+# The verdict ------------------------------------------------------------------------------------
+
+
+def _check_verdict(
+    folder: Path, manifest: dict[str, Any], verdict: Verdict | None
+) -> Iterable[str]:
+    if verdict is None:
+        return
+    findings = read_findings(folder / "findings.jsonl")
+    protocol = load(folder / "protocol.yaml")
+    if not verdict.passed:
+        yield f"verdict.json: the gate did not pass this cohort: {verdict.outcome}"
+    for fault in contradictions(verdict, findings, protocol.gate.rules):
+        yield f"verdict.json: {fault}"
+    bound = {
+        "evidence": digest_findings(findings),
+        "synthetic": manifest.get("cohort"),
+        "protocol": manifest.get("protocol"),
+    }
+    for key, digest in bound.items():
+        if verdict.digests.get(key) != digest:
+            yield f"verdict.json: was given for another {key}"
+    if not manifest.get("protocol_redacted") and protocol.digest != manifest.get("protocol"):
+        yield "protocol.yaml: is not the protocol of manifest.json"
