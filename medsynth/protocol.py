@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -369,6 +369,16 @@ def load(
     return parse(path.read_text(), source=path.name, profile=profile, changes=changes)
 
 
+def shipped(name: str) -> Path:
+    """Return the path of a protocol that comes with medsynth, installed or in a checkout."""
+    here = Path(__file__).parent
+    folders = (here / "protocols", here.parent / "protocols")
+    found = [folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").exists()]
+    if not found:
+        raise ProtocolError(name, ["no protocol of this name comes with medsynth"])
+    return found[0]
+
+
 def parse(
     text: str,
     *,
@@ -378,13 +388,10 @@ def parse(
 ) -> Protocol:
     """Read a protocol from YAML text; see `load`."""
     document = _parse_yaml(text, source)
-    profiles = document.get("profiles") or {}
-    if profile is not None and profile not in profiles:
-        known = ", ".join(profiles) or "none"
-        raise ProtocolError(source, [f"profiles: no profile {profile!r}; the file has: {known}"])
     values = {key: value for key, value in document.items() if key != "profiles"}
+    values = _merge(_section_defaults(Protocol), values)
     if profile is not None:
-        values = _merge(values, profiles[profile])
+        values = _merge(values, _choose_profile(document, profile, source))
     for dotted, value in (changes or {}).items():
         values = _merge(values, _nest(dotted, value))
     try:
@@ -405,18 +412,6 @@ def to_yaml(protocol: Protocol) -> str:
     return text.getvalue()
 
 
-def knobs(section: type[Section] = Protocol, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Walk all knobs as (dotted name, type, default, meaning): what the reference page is made of."""
-    for name, info in section.model_fields.items():
-        dotted = f"{prefix}{info.alias or name}"
-        inner = info.annotation
-        if isinstance(inner, type) and issubclass(inner, Section):
-            yield (dotted, "section", "", (inner.__doc__ or "").strip())
-            yield from knobs(inner, f"{dotted}.")
-        else:
-            yield (dotted, _type_name(info), _default_text(info), _meaning(section, name))
-
-
 def _parse_yaml(text: str, source: str) -> Mapping[str, Any]:
     from ruamel.yaml import YAML, YAMLError
 
@@ -430,6 +425,26 @@ def _parse_yaml(text: str, source: str) -> Mapping[str, Any]:
     if not isinstance(document, Mapping):
         raise ProtocolError(source, ["expected a mapping of sections at the top"])
     return document
+
+
+def _choose_profile(document: Mapping[str, Any], profile: str, source: str) -> Mapping[str, Any]:
+    profiles = document.get("profiles") or {}
+    if not isinstance(profiles, Mapping):
+        raise ProtocolError(source, ["profiles: expected a mapping of names to changes"])
+    if profile not in profiles:
+        known = ", ".join(profiles) or "none"
+        raise ProtocolError(source, [f"profiles: no profile {profile!r}; the file has: {known}"])
+    if not isinstance(profiles[profile], Mapping):
+        raise ProtocolError(source, [f"profiles.{profile}: expected a mapping of sections"])
+    return profiles[profile]
+
+
+def _section_defaults(section: type[Section]) -> dict[str, Any]:
+    """Return the defaults of all sections, so that a file may change one knob of a section."""
+    return {
+        info.alias or name: info.default.model_dump(mode="json", by_alias=True)
+        for name, info in section.model_fields.items() if isinstance(info.default, Section)
+    }
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -474,34 +489,3 @@ def _line(document: Any, place: tuple[Any, ...]) -> int | None:
             return found
         found = where[0] + 1
     return found
-
-
-def _type_name(info: Any) -> str:
-    text = str(info.annotation) if not isinstance(info.annotation, type) else info.annotation.__name__
-    for long, short in (("typing.", ""), ("medsynth.protocol.", ""), ("<class '", ""), ("'>", ""),
-                        ("collections.abc.", ""), ("NoneType", "null"), ("None", "null")):
-        text = text.replace(long, short)
-    return _without_annotations(text)
-
-
-def _without_annotations(text: str) -> str:
-    import re
-
-    while (shorter := re.sub(r"Annotated\[([^,\[\]]+), [^\[\]]*(?:\[[^\[\]]*\])?[^\[\]]*\]", r"\1",
-                             text)) != text:
-        text = shorter
-    return text
-
-
-def _default_text(info: Any) -> str:
-    if info.is_required():
-        return "required"
-    value = info.default
-    if isinstance(value, Section):
-        value = value.model_dump(mode="json")
-    return json.dumps(value, default=str)
-
-
-def _meaning(section: type[Section], name: str) -> str:
-    """Return the string under a field: pydantic keeps it when asked to."""
-    return (section.model_fields[name].description or "").strip()
