@@ -1,4 +1,4 @@
-"""The private page of the memorization measure: who resembles whom. It never leaves the hospital."""
+"""The private page of the memorization measure: who resembles whom. It stays in the hospital."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLUMNS = ("synthetic", "nearest training", "difference", "nearest held-out")
 
 
 def write(case: Case, attack: Attack, flags: Flags) -> None:
-    """Write neighbours.csv (all images, most suspicious first) and neighbours.png (the first 12)."""
+    """Write neighbours.csv (most suspicious images first) and neighbours.png (the first 12)."""
     nearest = attack.synthetic["train"].registered
     order = np.argsort(nearest.score, kind="stable")
     neighbours = attack.pool.train_index(nearest.image)
@@ -28,9 +28,15 @@ def write(case: Case, attack: Attack, flags: Flags) -> None:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["synthetic", "nearest_training", "score", "similarity", "flagged"])
     for i in order:
-        table.writerow([case.synthetic.records[i].id, case.train.records[neighbours[i]].id,
-                        f"{nearest.score[i]:.4f}", f"{nearest.similarity[i]:.4f}",
-                        int(flags.copied[i])])
+        table.writerow(
+            [
+                case.synthetic.records[i].id,
+                case.train.records[neighbours[i]].id,
+                f"{nearest.score[i]:.4f}",
+                f"{nearest.similarity[i]:.4f}",
+                int(flags.copied[i]),
+            ]
+        )
     write_text(case.private / "neighbours.csv", text.getvalue())
     draw(case, attack, order[:SHOWN], neighbours[order[:SHOWN]])
 
@@ -38,16 +44,24 @@ def write(case: Case, attack: Attack, flags: Flags) -> None:
 def draw(case: Case, attack: Attack, chosen: np.ndarray, neighbours: np.ndarray) -> None:
     """Draw the most suspicious images beside their nearest training and held-out images."""
     synthetic, training = case.synthetic.floats(chosen), case.train.floats(neighbours)
-    upright = np.stack([align(a, b, case.domain.symmetries)
-                        for a, b in zip(synthetic, training, strict=True)])
-    seen = search.look(synthetic, case.lens, case.domain.symmetries,
-                       device=str(attack.pool.gallery.patients.device))
-    found = search.search(seen, attack.pool.gallery, {"holdout": ~attack.pool.is_train},
-                          candidates=case.settings.candidates)["holdout"]
+    upright = np.stack(
+        [align(a, b, case.domain.symmetries) for a, b in zip(synthetic, training, strict=True)]
+    )
+    seen = search.look(
+        synthetic,
+        case.lens,
+        case.domain.symmetries,
+        device=str(attack.pool.gallery.patients.device),
+    )
+    found = search.search(
+        seen,
+        attack.pool.gallery,
+        {"holdout": ~attack.pool.is_train},
+        candidates=case.settings.candidates,
+    )["holdout"]
     held_out = case.holdout.floats(attack.pool.order[found.registered.image])
     difference = np.abs(synthetic - upright) - 1
-    write_rows(case.private / "neighbours.png", COLUMNS,
-               [synthetic, upright, difference, held_out])
+    write_rows(case.private / "neighbours.png", COLUMNS, [synthetic, upright, difference, held_out])
 
 
 def align(image: np.ndarray, other: np.ndarray, symmetry: str) -> np.ndarray:

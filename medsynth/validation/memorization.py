@@ -101,11 +101,14 @@ def measure(case: Case) -> Iterable[Finding]:
     check(case)
     attack = run_attack(case)
     flags = attack.flags(attack.synthetic)
-    recalls = {name: clopper_pearson(int(attack.flags(found).copied.sum()), case.settings.planted)
-               for name, found in attack.copies.items()}
+    recalls = {
+        name: clopper_pearson(int(attack.flags(found).copied.sum()), case.settings.planted)
+        for name, found in attack.copies.items()
+    }
     pooled = clopper_pearson(
         sum(round(each.value * case.settings.planted) for each in recalls.values()),
-        len(recalls) * case.settings.planted)
+        len(recalls) * case.settings.planted,
+    )
     yield p_value(case, attack)
     yield copy_rate(attack, flags, pooled)
     yield exposed_patients(attack, flags)
@@ -117,16 +120,23 @@ def measure(case: Case) -> Iterable[Finding]:
 
 def check(case: Case) -> None:
     """Raise DataError where the comparison of training with held-out patients is void."""
-    names = {name: {record.patient for record in cohort.records if record.patient}
-             for name, cohort in (("train", case.train), ("holdout", case.holdout))}
-    faults = [f"{name} has {len(set(cohort.patients))}" for name, cohort in
-              (("train", case.train), ("holdout", case.holdout)) if len(set(cohort.patients)) < 2]
+    names = {
+        name: {record.patient for record in cohort.records if record.patient}
+        for name, cohort in (("train", case.train), ("holdout", case.holdout))
+    }
+    faults = [
+        f"{name} has {len(set(cohort.patients))}"
+        for name, cohort in (("train", case.train), ("holdout", case.holdout))
+        if len(set(cohort.patients)) < 2
+    ]
     if faults:
         raise DataError(f"expected at least two patients a side, {' and '.join(faults)}")
     both = names["train"] & names["holdout"]
     if both:
-        raise DataError(f"{len(both)} patients are in training and in held-out images: split by "
-                        "patient, else held-out images say nothing about training images")
+        raise DataError(
+            f"{len(both)} patients are in training and in held-out images: split by "
+            "patient, else held-out images say nothing about training images"
+        )
     if not len(case.synthetic):
         raise DataError("expected at least one synthetic image, got none")
 
@@ -134,13 +144,20 @@ def check(case: Case) -> None:
 def run_attack(case: Case) -> Attack:
     """Look up synthetic, held-out and planted images among the real ones."""
     pool = gather(case)
-    find = functools.partial(search.search, gallery=pool.gallery,
-                             candidates=case.settings.candidates)
+    find = functools.partial(
+        search.search, gallery=pool.gallery, candidates=case.settings.candidates
+    )
     own = {"train": pool.parts["train"]}
-    holdout = find(_look(case, case.holdout), among=own,
-                   progress=lambda share: case.progress("held-out images", share))["train"]
-    synthetic = find(_look(case, case.synthetic), among=pool.parts,
-                     progress=lambda share: case.progress("synthetic images", share))
+    holdout = find(
+        _look(case, case.holdout),
+        among=own,
+        progress=lambda share: case.progress("held-out images", share),
+    )["train"]
+    synthetic = find(
+        _look(case, case.synthetic),
+        among=pool.parts,
+        progress=lambda share: case.progress("synthetic images", share),
+    )
     threshold, rate = conformal_threshold(holdout.registered.score, case.settings.false_alarms)
     copies = {}
     for name, images in plant_copies(case):
@@ -153,11 +170,13 @@ def gather(case: Case) -> Pool:
     """Pool training and held-out images in a random order that no label follows."""
     n, total = len(case.train), len(case.train) + len(case.holdout)
     shuffle = np.random.default_rng(derive_seed(case.seed, "pool")).permutation(total)
-    patients = np.concatenate([case.train.patients,
-                               case.holdout.patients + case.train.patients.max() + 1])
+    patients = np.concatenate(
+        [case.train.patients, case.holdout.patients + case.train.patients.max() + 1]
+    )
     images = np.concatenate([case.train.floats(), case.holdout.floats()])[shuffle]
-    seen = search.look(images, case.lens, case.domain.symmetries, device=choose_device(),
-                       mirrored=False)
+    seen = search.look(
+        images, case.lens, case.domain.symmetries, device=choose_device(), mirrored=False
+    )
     gallery = search.build(seen, patients[shuffle], case.domain.symmetries)
     order = np.where(shuffle < n, shuffle, shuffle - n)
     return Pool(gallery, order, shuffle < n, patients[shuffle])
@@ -180,13 +199,22 @@ def p_value(case: Case, attack: Attack) -> Finding:
     rng = np.random.default_rng(derive_seed(case.seed, "permutations"))
     found = attack.synthetic["everyone"]
     order = rng.permutation(len(found.lens.score))  # ties fall at random
-    rankings = [nearest.patient[order][np.argsort(nearest.score[order], kind="stable")]
-                for nearest in (found.registered, found.lens)]
+    rankings = [
+        nearest.patient[order][np.argsort(nearest.score[order], kind="stable")]
+        for nearest in (found.registered, found.lens)
+    ]
     p = attribution_test(rankings, attack.pool.patient_is_train, case.settings.permutations, rng)
     return Finding(
-        "memorization.p_value", p, p, p, len(order), "probability", "higher is better",
+        "memorization.p_value",
+        p,
+        p,
+        p,
+        len(order),
+        "probability",
+        "higher is better",
         f"patient-permutation test, {case.settings.permutations} permutations, largest "
-        f"standardised count over cut-offs in {SPACES}; exact, so both ends are the p-value")
+        f"standardised count over cut-offs in {SPACES}; exact, so both ends are the p-value",
+    )
 
 
 def copy_rate(attack: Attack, flags: Flags, recall: Estimate) -> Finding:
@@ -202,13 +230,19 @@ def copy_rate(attack: Attack, flags: Flags, recall: Estimate) -> Finding:
     innocent = clopper_pearson(int(held_out.sum()), len(held_out))
     high = 1.0 if recall.low == 0 else min(1.0, share.high / recall.low)
     return Finding(
-        "memorization.copy_rate", max(0.0, share.value - innocent.value),
-        max(0.0, share.low - innocent.high), max(high, share.value), n,
-        "share of synthetic images", "lower is better",
+        "memorization.copy_rate",
+        max(0.0, share.value - innocent.value),
+        max(0.0, share.low - innocent.high),
+        max(high, share.value),
+        n,
+        "share of synthetic images",
+        "lower is better",
         f"flagged by registered nearest-to-second-nearest patient, at a threshold that held-out "
         f"images pass at {attack.rate:.2g}, and nearest to a training patient among all real "
         f"ones; less the held-out share; high end Clopper-Pearson over the attack's recall",
-        innocent.value, "the same threshold on held-out patients' images")
+        innocent.value,
+        "the same threshold on held-out patients' images",
+    )
 
 
 def exposed_patients(attack: Attack, flags: Flags) -> Finding:
@@ -217,10 +251,16 @@ def exposed_patients(attack: Attack, flags: Flags) -> Finding:
     patients = int(attack.pool.patient_is_train.sum())
     share = clopper_pearson(len(exposed), patients)
     return Finding(
-        "memorization.exposed_patients", share.value, share.low, share.high, patients,
-        "share of training patients", "lower is better",
+        "memorization.exposed_patients",
+        share.value,
+        share.low,
+        share.high,
+        patients,
+        "share of training patients",
+        "lower is better",
         f"{len(exposed)} of {patients} training patients are the nearest of a flagged image "
-        "(false alarms included); Clopper-Pearson interval")
+        "(false alarms included); Clopper-Pearson interval",
+    )
 
 
 def exact_copies(case: Case, attack: Attack) -> Finding:
@@ -230,10 +270,16 @@ def exact_copies(case: Case, attack: Attack) -> Finding:
     same |= attack.synthetic["train"].registered.similarity >= EXACT
     count = float(same.sum())
     return Finding(
-        "memorization.exact_copies", count, count, count, len(same), "synthetic images",
+        "memorization.exact_copies",
+        count,
+        count,
+        count,
+        len(same),
+        "synthetic images",
         "lower is better",
         f"same pixels as a training image under {case.domain.symmetries}, or registered "
-        f"correlation of at least {EXACT}; a count, so both ends are the value")
+        f"correlation of at least {EXACT}; a count, so both ends are the value",
+    )
 
 
 def hashes(cohort: Cohort, symmetry: str) -> set[int]:
@@ -256,25 +302,39 @@ def nearest_similarity(case: Case, attack: Attack) -> Finding:
     values = attack.synthetic["train"].registered.similarity
     mean = bootstrap_mean(values, np.arange(len(values)), case.settings.bootstrap, rng)
     return Finding(
-        "memorization.nearest_similarity", mean.value, mean.low, mean.high, len(values),
-        "correlation", "neither",
+        "memorization.nearest_similarity",
+        mean.value,
+        mean.low,
+        mean.high,
+        len(values),
+        "correlation",
+        "neither",
         "mean registered correlation with the nearest training image, bootstrap over images; "
         "smooth images resemble everyone, so a high value alone is no copy",
-        float(attack.holdout.registered.similarity.mean()), "held-out real images")
+        float(attack.holdout.registered.similarity.mean()),
+        "held-out real images",
+    )
 
 
-def recall_findings(case: Case, recalls: Mapping[str, Estimate],
-                    pooled: Estimate) -> Iterable[Finding]:
+def recall_findings(
+    case: Case, recalls: Mapping[str, Estimate], pooled: Estimate
+) -> Iterable[Finding]:
     """Report the share of planted copies that the attack flags, by change and in all."""
     n = case.settings.planted
     for name, each in {**recalls, "": pooled}.items():
         yield Finding(
             f"memorization.recall.{name}" if name else "memorization.recall",
-            each.value, each.low, each.high, n if name else n * len(recalls),
-            "share of planted copies", "higher is better",
-            "copies of random training images, " + (f"changed by {name}" if name else
-            f"all of {', '.join(recalls)} together") + ", flagged as synthetic images are; "
-            "Clopper-Pearson interval")
+            each.value,
+            each.low,
+            each.high,
+            n if name else n * len(recalls),
+            "share of planted copies",
+            "higher is better",
+            "copies of random training images, "
+            + (f"changed by {name}" if name else f"all of {', '.join(recalls)} together")
+            + ", flagged as synthetic images are; "
+            "Clopper-Pearson interval",
+        )
 
 
 def _look(case: Case, cohort: Cohort) -> search.Look:

@@ -121,8 +121,10 @@ def changes(symmetry: Symmetry) -> dict[str, Change]:
 def plant(images: np.ndarray, change: Change, seed: int) -> np.ndarray:
     """Return (N, C, H, W) copies, each changed with random numbers of its own."""
     children = np.random.SeedSequence(seed).spawn(len(images))
-    copies = [change(image, np.random.default_rng(child))
-              for image, child in zip(images, children, strict=True)]
+    copies = [
+        change(image, np.random.default_rng(child))
+        for image, child in zip(images, children, strict=True)
+    ]
     return np.stack(copies).astype(np.float32)
 
 

@@ -38,8 +38,14 @@ class Grid:
 
 COARSE = Grid(16, 12, ((0.92, 0.0), (1.0, 0.0)))
 MIDDLE = Grid(32, 24, COARSE.poses)
-FINE = Grid(32, 24, (*((scale, 0.0) for scale in (0.8, 0.87, 0.93, 1.0, 1.08)),
-                     *((scale, turn) for turn in (-5.0, 5.0) for scale in (0.87, 0.93, 1.0))))
+FINE = Grid(
+    32,
+    24,
+    (
+        *((scale, 0.0) for scale in (0.8, 0.87, 0.93, 1.0, 1.08)),
+        *((scale, turn) for turn in (-5.0, 5.0) for scale in (0.87, 0.93, 1.0)),
+    ),
+)
 
 
 def structure(images: np.ndarray) -> np.ndarray:
@@ -76,9 +82,15 @@ def templates(structures: torch.Tensor, grid: Grid, symmetry: Symmetry) -> torch
     """
     step = BASE_PX // grid.side_px
     sharp = F.avg_pool2d(structures[:, None], step, stride=1)  # as `reduce` sees it, everywhere
-    poses = [F.grid_sample(sharp, _lattice(grid, pose, len(sharp), sharp.shape[-1]),
-                           align_corners=True, padding_mode="border")[:, 0]
-             for pose in grid.poses]
+    poses = [
+        F.grid_sample(
+            sharp,
+            _lattice(grid, pose, len(sharp), sharp.shape[-1]),
+            align_corners=True,
+            padding_mode="border",
+        )[:, 0]
+        for pose in grid.poses
+    ]
     every = symmetric(torch.stack(poses, 1), symmetry)  # (G, N, P, w, w)
     flat = every.movedim(1, 0).flatten(1, 2)
     flat = flat - flat.mean((-2, -1), keepdim=True)

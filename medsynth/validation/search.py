@@ -80,8 +80,14 @@ class Found:
     lens: Nearest
 
 
-def look(images: np.ndarray, lens: Lens, symmetry: Symmetry, *, device: str = "cpu",
-         mirrored: bool = True) -> Look:
+def look(
+    images: np.ndarray,
+    lens: Lens,
+    symmetry: Symmetry,
+    *,
+    device: str = "cpu",
+    mirrored: bool = True,
+) -> Look:
     """Look at (N, C, H, W) images in [-1, 1]; `mirrored` adds their mirror images for the lens,
     where the domain has mirrored copies."""
     structures = in_batches(structure, images)
@@ -132,31 +138,48 @@ def search(
     rows: dict[str, list] = {name: [] for name in parts}
     for start in range(0, len(queries), BATCH):
         chosen = slice(start, start + BATCH)
-        cosines = torch.einsum("vqd,nd->vqn", queries.features[:, chosen],
-                               gallery.look.features[0]).amax(0)
+        cosines = torch.einsum(
+            "vqd,nd->vqn", queries.features[:, chosen], gallery.look.features[0]
+        ).amax(0)
+        posed = {
+            grid: templates(queries.structures[chosen], grid, gallery.symmetry)
+            for grid in gallery.levels
+        }
         for i, cosine in enumerate(cosines):
-            found = _search_one(queries.structures[start + i], cosine, gallery, parts, candidates)
+            own = {grid: every[i] for grid, every in posed.items()}
+            found = _search_one(own, cosine, gallery, parts, candidates)
             for name, row in found.items():
                 rows[name].append(row)
             progress((start + i + 1) / len(queries))
     return {name: _collect(found) for name, found in rows.items()}
 
 
-def _search_one(image, cosine, gallery, parts, candidates) -> dict[str, list[tuple]]:
+def _search_one(posed, cosine, gallery, parts, candidates) -> dict[str, list[tuple]]:
     """Coarse, middle, fine for one query; -> {part: [registered row, lens row]}."""
-    posed = {grid: templates(image[None], grid, gallery.symmetry)[0] for grid in gallery.levels}
     everyone = torch.arange(len(cosine), device=cosine.device)
     coarse = _matches(posed, gallery, COARSE, everyone)
-    wide = {name: _union([best(coarse, gallery.patients, part, WIDER * candidates),
-                          best(cosine, gallery.patients, part, candidates)])
-            for name, part in parts.items()}
+    wide = {
+        name: _union(
+            [
+                best(coarse, gallery.patients, part, WIDER * candidates),
+                best(cosine, gallery.patients, part, candidates),
+            ]
+        )
+        for name, part in parts.items()
+    }
     middle = _matches(posed, gallery, MIDDLE, _union(wide.values()))
-    short = {name: best(middle, gallery.patients, _only(wide[name], part), candidates)
-             for name, part in parts.items()}
+    short = {
+        name: best(middle, gallery.patients, _only(wide[name], part), candidates)
+        for name, part in parts.items()
+    }
     fine = _matches(posed, gallery, FINE, _union(short.values()))
-    return {name: [judge(fine, gallery.patients, _only(short[name], part)),
-                   judge(cosine, gallery.patients, part)]
-            for name, part in parts.items()}
+    return {
+        name: [
+            judge(fine, gallery.patients, _only(short[name], part)),
+            judge(cosine, gallery.patients, part),
+        ]
+        for name, part in parts.items()
+    }
 
 
 def _matches(posed, gallery: Gallery, grid: Grid, chosen: torch.Tensor) -> torch.Tensor:
@@ -177,8 +200,9 @@ def _only(chosen: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return mask
 
 
-def best(likeness: torch.Tensor, patients: torch.Tensor, part: torch.Tensor,
-         count: int) -> torch.Tensor:
+def best(
+    likeness: torch.Tensor, patients: torch.Tensor, part: torch.Tensor, count: int
+) -> torch.Tensor:
     """Return the indices of the `count` most similar images of a part, and of the best image of
     each of its PATIENTS most similar patients, so that there is always a second patient."""
     inside = torch.where(part, likeness, NEVER)
@@ -193,8 +217,9 @@ def best(likeness: torch.Tensor, patients: torch.Tensor, part: torch.Tensor,
     return torch.unique(torch.cat(chosen))
 
 
-def judge(likeness: torch.Tensor, patients: torch.Tensor,
-          part: torch.Tensor) -> tuple[int, int, float, float]:
+def judge(
+    likeness: torch.Tensor, patients: torch.Tensor, part: torch.Tensor
+) -> tuple[int, int, float, float]:
     """Return (image, patient, similarity, score) of the nearest image of a part."""
     inside = torch.where(part, likeness, NEVER)
     top = int(inside.argmax())
@@ -210,5 +235,9 @@ def _collect(rows: list[list[tuple]]) -> Found:
 
 def _nearest(rows: list[tuple]) -> Nearest:
     image, patient, similarity, score = zip(*rows, strict=True)
-    return Nearest(np.array(image, np.int64), np.array(patient, np.int64),
-                   np.array(similarity), np.array(score))
+    return Nearest(
+        np.array(image, np.int64),
+        np.array(patient, np.int64),
+        np.array(similarity),
+        np.array(score),
+    )
