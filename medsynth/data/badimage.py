@@ -59,7 +59,7 @@ class BadImage(DataError):
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Keep the decoders' warnings and logs away: they quote tag values, which may name a patient."""
+    """Keep the decoders' warnings and logs away: they quote tag values, so they may name people."""
     loggers = [logging.getLogger(name) for name in CHATTY]
     before = [logger.disabled for logger in loggers]
     for logger in loggers:  # a level would empty every logger's cache, which takes milliseconds

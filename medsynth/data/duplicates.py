@@ -2,8 +2,13 @@
 
 Two copies on both sides of a split would make the held-out patient look trained on, so linked
 images are kept together. Exact copies are found by hash under the eight symmetries of the square,
-near ones by the correlation of what is left when the blur is taken away: the blur of two chest
-radiographs always correlates, their detail does not.
+near ones by the correlation of what is left of a small grey image when two things are taken away
+that the images of different people share: the blur, and what is mirror-symmetric (the ring around
+a retina alone made any two of them correlate at 0.98; without it, at 0.77 at most).
+
+At 64 px, chest radiographs and retinas of different people stayed below 0.87, different images of
+one person below 0.92; saved as JPEG, exposed anew or with a little noise, chests and tissue stay
+above 0.95.
 """
 
 from __future__ import annotations
@@ -45,14 +50,15 @@ def _detail(pixels: np.ndarray) -> np.ndarray:
     reduce = _area_weights(grey.shape[1])
     small = reduce @ grey @ reduce.T
     high = small - gaussian_filter(small, (0, BLUR, BLUR), mode="reflect")
-    rows = high.reshape(len(high), -1)
+    mirrored = high + high[:, ::-1] + high[:, :, ::-1] + high[:, ::-1, ::-1]
+    rows = (high - mirrored / 4).reshape(len(high), -1)
     rows = rows - rows.mean(axis=1, keepdims=True)
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.where(norm > 1e-3, rows / np.maximum(norm, 1e-3), 0).astype(np.float32)
 
 
 def _area_weights(side: int) -> np.ndarray:
-    """Return (SIDE, side) weights that average areas: a row says which pixels a small one covers."""
+    """Return (SIDE, side) weights that average areas: row by row."""
     edges = np.linspace(0, side, SIDE + 1)
     left, right = edges[:-1, None], edges[1:, None]
     pixel = np.arange(side)[None]

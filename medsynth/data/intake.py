@@ -1,6 +1,6 @@
 """The first stage: a raw folder to a cohort, with a list of what was refused and why.
 
-    list -> read -> channels -> tiles -> domain.prepare -> round to bits -> pseudonyms -> duplicates
+    list -> prepare each file -> pseudonyms -> duplicates
 
 The order of the result is that of the sorted paths, however many processes read.
 """
@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median_low
@@ -22,16 +21,13 @@ from typing import Any
 import numpy as np
 
 from .. import domains
-from ..cohort import Cohort, Record, to_pixels
+from ..cohort import Cohort, Record
 from ..errors import DataError
 from ..protocol import Protocol
 from ..runtime import write_json, write_text
-from .badimage import BLANK, BadImage
 from .deidentify import pseudonym
 from .layouts import Entry, Listing, find_images
-from .readers import is_dicom, read_image, to_channels
-
-FLAT_TILE = 0.02  # a tile whose brightness varies less than this (0 to 1) is glass, not tissue
+from .preparation import File, Reading
 
 
 @dataclass(frozen=True)
@@ -77,19 +73,6 @@ class Intake:
         return text
 
 
-@dataclass(frozen=True)
-class _File:
-    """What reading one file gave: pixels (tiles, H, W, C), or the reason why not."""
-
-    reason: str = ""
-    detail: str = ""
-    pixels: np.ndarray | None = None
-    tiles: tuple[int, ...] = ()
-    flat: int = 0
-    size: tuple[int, int] = (0, 0)
-    patient: str | None = None
-
-
 def ingest(
     raw: Path,
     workspace: Path,
@@ -119,99 +102,13 @@ def ingest(
     return intake
 
 
-# One file ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """Reads one entry; a class and not a closure, so that it goes to another process."""
-
-    raw: Path
-    protocol: Protocol
-
-    def __call__(self, entry: Entry) -> _File:
-        try:
-            return self._read(entry)
-        except BadImage as error:
-            return _File(reason=error.reason, detail=error.detail)
-
-    def _read(self, entry: Entry) -> _File:
-        path, data, image = self.raw / entry.path, self.protocol.data, self.protocol.image
-        pixels = read_image(path, max_pixels=data.max_pixels, frame=data.dicom_frame)
-        pixels = to_channels(pixels, domains.domain(self.protocol.domain).channels)
-        height, width = pixels.shape[1:]
-        if min(height, width) < max(image.tile_px or 0, image.size_px // 2):
-            raise BadImage("too small", f"{width} x {height} pixels")
-        tiles = dict(_tiles(pixels, image.tile_px))
-        kept = {n: tile for n, tile in tiles.items() if not image.tile_px or _has_tissue(tile)}
-        if not kept:
-            raise BadImage("blank image", "no tile of it shows anything")
-        ready = np.stack([self._prepare(tile) for tile in kept.values()])
-        return _File(
-            pixels=to_pixels(ready * 2 - 1, bits=image.bits),
-            tiles=tuple(kept),
-            flat=len(tiles) - len(kept),
-            size=(height, width),
-            patient=_patient(path, entry),
-        )
-
-    def _prepare(self, image: np.ndarray) -> np.ndarray:
-        ready = _prepare(image, self.protocol.domain, self.protocol.image.size_px)
-        if np.ptp(ready) < BLANK:
-            raise BadImage("blank image", "nothing shows where this domain looks")
-        return ready
-
-
-def _prepare(image: np.ndarray, domain: str, size_px: int) -> np.ndarray:
-    """Bring one (C, H, W) image to (C, size_px, size_px) as its domain wants it, in [0, 1]."""
-    import torch
-    from monai.data import get_track_meta, set_track_meta
-
-    tracking = get_track_meta()
-    set_track_meta(False)  # what is recorded of a transform is of no use here and doubles its time
-    try:
-        return np.asarray(_preparation(domain, size_px)(torch.from_numpy(image)))
-    finally:
-        set_track_meta(tracking)
-
-
-@cache
-def _preparation(domain: str, size_px: int) -> Callable[[Any], Any]:
-    return domains.domain(domain).prepare(size_px)
-
-
-def _tiles(image: np.ndarray, tile_px: int | None) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (number from 1, tile) row by row; what is left at the right and below is not used."""
-    if tile_px is None:
-        yield 0, image
-        return
-    columns = image.shape[2] // tile_px
-    for row in range(image.shape[1] // tile_px):
-        for column in range(columns):
-            y, x = row * tile_px, column * tile_px
-            yield 1 + row * columns + column, image[:, y : y + tile_px, x : x + tile_px]
-
-
-def _has_tissue(tile: np.ndarray) -> bool:
-    return float(tile.mean(axis=0).std()) >= FLAT_TILE
-
-
-def _patient(path: Path, entry: Entry) -> str | None:
-    """The table's word for the patient, else a DICOM file's own."""
-    if entry.patient is None and is_dicom(path):
-        from .dicom import read_facts
-
-        return read_facts(path).patient
-    return entry.patient
-
-
 # All files --------------------------------------------------------------------------------------
 
 
 def _read_all(
     raw: Path, listing: Listing, protocol: Protocol, progress: Callable, workers: int
-) -> Iterator[_File]:
-    reading = _Reading(raw, protocol)
+) -> Iterator[File]:
+    reading = Reading(raw, protocol)
     total = len(listing.entries)
     if workers == 1:
         results = map(reading, listing.entries)
@@ -221,14 +118,14 @@ def _read_all(
         yield from _counted(pool.map(reading, listing.entries, chunksize=32), total, progress)
 
 
-def _counted(results: Iterator[_File], total: int, progress: Callable) -> Iterator[_File]:
+def _counted(results: Iterator[File], total: int, progress: Callable) -> Iterator[File]:
     for done, result in enumerate(results, start=1):
         yield result
         progress(done, total)
 
 
 def _collect(
-    listing: Listing, files: Iterator[_File], protocol: Protocol, secret: bytes, scratch: Path
+    listing: Listing, files: Iterator[File], protocol: Protocol, secret: bytes, scratch: Path
 ) -> tuple[list[Record], list[tuple[str, str, str]], dict[str, Any]]:
     """Write pixels one after another into `scratch`; return records, quarantine and counts."""
     records: list[Record] = []
@@ -247,7 +144,7 @@ def _collect(
     return records, quarantine, {"sizes": sizes, "flat": flat}
 
 
-def _records(number: int, entry: Entry, file: _File, secret: bytes) -> Iterator[Record]:
+def _records(number: int, entry: Entry, file: File, secret: bytes) -> Iterator[Record]:
     patient = pseudonym(secret, "patient", file.patient) if file.patient else ""
     source = pseudonym(secret, "source", entry.path)
     for tile in file.tiles:

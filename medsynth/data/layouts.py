@@ -174,7 +174,8 @@ def _rows(table: pd.DataFrame, name: str, data: Data, faults: list[str]) -> Iter
     absent = [column for column in needed if column not in table.columns]
     if absent:
         faults.append(
-            f"{name}: no column {' and '.join(map(repr, absent))}; it has {', '.join(table.columns)}"
+            f"{name}: no column {' and '.join(map(repr, absent))}; "
+            f"it has {', '.join(table.columns)}"
         )
         return
     for line, row in enumerate(table.to_dict("records"), start=2):

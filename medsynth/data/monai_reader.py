@@ -1,4 +1,4 @@
-"""medsynth's reader where MONAI wants one. A module of its own, for importing MONAI takes seconds."""
+"""medsynth's reader where MONAI wants one; on its own, for importing MONAI takes seconds."""
 
 from __future__ import annotations
 

@@ -156,6 +156,10 @@ def _decode_raster(plugin: Callable, data: bytes, max_pixels: int) -> np.ndarray
         ) from None
 
 
+def _damaged(error: Exception) -> BadImage:
+    return BadImage("truncated or damaged", f"it can't be unpacked ({type(error).__name__})")
+
+
 def _from_pillow(image) -> np.ndarray:
     if image.mode in ("P", "PA", "RGBA", "LA") or "transparency" in image.info:
         image = _without_alpha(image)
@@ -167,7 +171,7 @@ def _from_pillow(image) -> np.ndarray:
 
 
 def _without_alpha(image):
-    """Drop an alpha channel that hides nothing; what lies under a hidden pixel is anyone's guess."""
+    """Drop an alpha channel that hides nothing; what lies under a hidden pixel is unknown."""
     grey = image.mode == "LA"
     image = image.convert("RGBA")
     if image.getchannel("A").getextrema()[0] < 255:

@@ -105,14 +105,14 @@ def _foresight_sentence(train: int, holdout: int, copies: dict[str, int | None])
     seen = [(level, k) for level, k in copies.items() if k is not None]
     if not seen:
         return text + "no number of copies can be told from chance: hold out more patients."
-    needs = ", ".join(f"{k} at {float(level):.1%}" for level, k in seen)
+    needs = ", ".join(f"{k} at {float(level) * 100:g} %" for level, k in seen)
     text += f"the gate can see copies of at least so many different patients: {needs}"
-    unseen = [f"{float(level):.1%}" for level, k in copies.items() if k is None]
+    unseen = [f"{float(level) * 100:g} %" for level, k in copies.items() if k is None]
     return text + (f"; at {' and '.join(unseen)} none." if unseen else ".")
 
 
 def describe(cohort: Cohort, parts: np.ndarray) -> dict[str, Any]:
-    """Return what split.json says: counts by part, what the gate can see, and what may be claimed."""
+    """Return what split.json says: counts, what the gate can see, and what may be claimed."""
     counts = {part: _count(cohort, np.flatnonzero(parts == part)) for part in PARTS}
     foresight = foresee(counts["train"]["patients"], counts["holdout"]["patients"])
     unknown = sum(record.patient == "" for record in cohort.records)
