@@ -1,7 +1,7 @@
 """How far two clouds of features are apart: Frechet and kernel distance.
 
 Both are taken apart into sums over groups, so that leaving one group out for the jackknife costs
-next to nothing. Features are (N, D), groups (N,) numbers below GROUPS.
+next to nothing. Features are (N, D), groups (N,) numbers from 0, as many on both sides.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .statistics import GROUPS, Estimate, jackknife
+from .statistics import Estimate, jackknife
 
 BLOCK = 1024
 
@@ -21,18 +21,17 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
     It grows as samples get fewer: compare only numbers taken at the same count.
     Source: Dowson and Landau, J. Multivar. Anal. 12 (1982); Heusel et al. 2017, arXiv 1706.08500.
     """
-    every = np.ones(GROUPS, bool)
-    return _frechet(
-        _moments(a, np.zeros(len(a), int))(every), _moments(b, np.zeros(len(b), int))(every)
-    )
+    return _frechet(_moments(a), _moments(b))
 
 
 def frechet_interval(
     a: np.ndarray, b: np.ndarray, groups_a: np.ndarray, groups_b: np.ndarray
 ) -> Estimate:
     """Return `frechet` with a jackknife interval over groups of patients."""
-    first, second = _moments(a, groups_a), _moments(b, groups_b)
-    return jackknife(lambda keep: _frechet(first(keep), second(keep)))
+    return jackknife(
+        lambda keep: _frechet(_moments(a[keep[groups_a]]), _moments(b[keep[groups_b]])),
+        int(groups_a.max()) + 1,
+    )
 
 
 def kernel(a: np.ndarray, b: np.ndarray) -> float:
@@ -40,28 +39,22 @@ def kernel(a: np.ndarray, b: np.ndarray) -> float:
 
     Unbiased, so it may be a little below 0. Source: Bińkowski et al. 2018, arXiv 1801.01401.
     """
-    every = np.ones(GROUPS, bool)
-    return _kernel(a, b, np.zeros(len(a), int), np.zeros(len(b), int))(every)
+    return _kernel(a, b, np.zeros(len(a), int), np.zeros(len(b), int))(np.ones(1, bool))
 
 
 def kernel_interval(
     a: np.ndarray, b: np.ndarray, groups_a: np.ndarray, groups_b: np.ndarray
 ) -> Estimate:
     """Return `kernel` with a jackknife interval over groups of patients."""
-    return jackknife(_kernel(a, b, groups_a, groups_b))
+    return jackknife(_kernel(a, b, groups_a, groups_b), int(groups_a.max()) + 1)
 
 
 Moments = tuple[np.ndarray, np.ndarray]
 
 
-def _moments(features: np.ndarray, groups: np.ndarray) -> Callable[[np.ndarray], Moments]:
+def _moments(features: np.ndarray) -> Moments:
     x = np.asarray(features, np.float64)
-
-    def of(keep: np.ndarray) -> Moments:
-        kept = x[keep[groups]]
-        return kept.mean(0), np.atleast_2d(np.cov(kept, rowvar=False))
-
-    return of
+    return x.mean(0), np.atleast_2d(np.cov(x, rowvar=False))
 
 
 def _frechet(a: Moments, b: Moments) -> float:
@@ -94,8 +87,8 @@ def _kernel(
 def _kernel_sums(a, b, groups_a, groups_b) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return kernel sums between groups (G, G), of points with themselves (G,), and counts (G,)."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    one_a, one_b = np.eye(GROUPS)[groups_a], np.eye(GROUPS)[groups_b]
-    sums = np.zeros((GROUPS, GROUPS))
+    one_a, one_b = (np.eye(groups.max() + 1)[groups] for groups in (groups_a, groups_b))
+    sums = np.zeros((one_a.shape[1], one_b.shape[1]))
     for start in range(0, len(a), BLOCK):
         rows = slice(start, start + BLOCK)
         sums += one_a[rows].T @ _cubic(a[rows] @ b.T, a.shape[1]) @ one_b

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..cohort import Cohort
+from ..errors import DataError
 from ..finding import Direction, Finding
 from ..runtime import derive_seed
 from . import Case, distances, manifold
 from .search import in_batches
 from .statistics import Estimate, bootstrap_mean, divide
 
+FEWEST = 10
 FLOOR = "real against real: training against held-out patients, as many images"
 DISTANCES = {
     "frechet": (distances.frechet, distances.frechet_interval, "squared Frechet distance"),
@@ -48,7 +50,10 @@ class Side:
 
 
 def measure(case: Case) -> Iterable[Finding]:
-    """Measure fidelity in the lens's features, and sharpness in pixels."""
+    """Measure fidelity in the lens's features, and sharpness in pixels.
+
+    Raises DataError with fewer than 10 images a side.
+    """
     synthetic, train, holdout = sides(case)
     for name in DISTANCES:
         yield distance(case, name, synthetic, train, holdout)
@@ -61,6 +66,8 @@ def sides(case: Case) -> tuple[Side, Side, Side]:
     """Draw as many images at random from each cohort and look at them through the lens."""
     cohorts = {"synthetic": case.synthetic, "train": case.train, "holdout": case.holdout}
     n = min(case.settings.fidelity_images, *(len(cohort) for cohort in cohorts.values()))
+    if n < FEWEST:
+        raise DataError(f"fidelity needs at least {FEWEST} images a side, got {n}")
     return tuple(_side(case, name, cohort, n) for name, cohort in cohorts.items())
 
 
@@ -85,12 +92,8 @@ def distance(case: Case, name: str, synthetic: Side, train: Side, holdout: Side)
     """Measure one distance, of DISTANCES, with its real-against-real floor."""
     plain, with_interval, unit = DISTANCES[name]
     rng = np.random.default_rng(derive_seed(case.seed, "fidelity", name))
-    estimate = with_interval(
-        synthetic.features,
-        holdout.features,
-        divide(synthetic.patients, rng),
-        divide(holdout.patients, rng),
-    )
+    groups = divide([synthetic.patients, holdout.patients], rng)
+    estimate = with_interval(synthetic.features, holdout.features, *groups)
     return _finding(
         name,
         estimate,
@@ -128,18 +131,17 @@ def neighbours(case: Case, name: str, synthetic: Side, train: Side, holdout: Sid
 def sharpness(case: Case, synthetic: Side, train: Side, holdout: Side) -> Finding:
     """Compare fine detail with real images': below 1 is smoother than real, above 1 noisier."""
     rng = np.random.default_rng(derive_seed(case.seed, "fidelity", "sharpness"))
-    mine, real = synthetic.detail.mean(), holdout.detail.mean()
-    linear = synthetic.detail / real - (holdout.detail / real - 1) * mine / real
+    real = float(holdout.detail.mean())
+    value = float(synthetic.detail.mean()) / real
     spread = [
         _spread(synthetic.detail / real, synthetic.patients, case, rng),
-        _spread(holdout.detail * mine / real**2, holdout.patients, case, rng),
+        _spread(value * holdout.detail / real, holdout.patients, case, rng),
     ]
     reach = 1.96 * float(np.hypot(*spread))
-    value = float(linear.mean())
     return _finding(
         "sharpness",
         Estimate(value, value - reach, value + reach),
-        len(linear),
+        len(synthetic.detail),
         "ratio",
         "neither",
         "energy that a blur of 1 px removes, synthetic over "

@@ -27,7 +27,7 @@ def recall(synthetic: np.ndarray, real: np.ndarray, k: int = 3) -> np.ndarray:
 
 
 def density(synthetic: np.ndarray, real: np.ndarray, k: int = 5) -> np.ndarray:
-    """Return (N,) for each synthetic image: in how many real balls it is, over k; about 1 at best."""
+    """Return (N,) for each synthetic image: the real balls it is in, over k (1 = typical)."""
     return _inside(synthetic, real, radii(real, k)).sum(1) / k
 
 

@@ -161,7 +161,7 @@ def run_attack(case: Case) -> Attack:
     threshold, rate = conformal_threshold(holdout.registered.score, case.settings.false_alarms)
     copies = {}
     for name, images in plant_copies(case):
-        copies[name] = find(_look_at(case, images), among=pool.parts)
+        copies[name] = find(_look(case, images), among=pool.parts)
         case.progress("planted copies", len(copies) / (len(planted.CHANGES) + 1))
     return Attack(pool, synthetic, holdout, copies, threshold, rate)
 
@@ -173,11 +173,8 @@ def gather(case: Case) -> Pool:
     patients = np.concatenate(
         [case.train.patients, case.holdout.patients + case.train.patients.max() + 1]
     )
-    images = np.concatenate([case.train.floats(), case.holdout.floats()])[shuffle]
-    seen = search.look(
-        images, case.lens, case.domain.symmetries, device=choose_device(), mirrored=False
-    )
-    gallery = search.build(seen, patients[shuffle], case.domain.symmetries)
+    seen = [_look(case, side, mirrored=False) for side in (case.train, case.holdout)]
+    gallery = search.build(search.join(*seen, shuffle), patients[shuffle], case.domain.symmetries)
     order = np.where(shuffle < n, shuffle, shuffle - n)
     return Pool(gallery, order, shuffle < n, patients[shuffle])
 
@@ -337,9 +334,6 @@ def recall_findings(
         )
 
 
-def _look(case: Case, cohort: Cohort) -> search.Look:
-    return _look_at(case, cohort.floats())
-
-
-def _look_at(case: Case, images: np.ndarray) -> search.Look:
-    return search.look(images, case.lens, case.domain.symmetries, device=choose_device())
+def _look(case: Case, images: search.Images, *, mirrored: bool = True) -> search.Look:
+    symmetry, device = case.domain.symmetries, choose_device()
+    return search.look(images, case.lens, symmetry, device=device, mirrored=mirrored)

@@ -92,7 +92,7 @@ def ms_ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def scales(size_px: int) -> int:
-    """Return how many scales MS-SSIM has at a size: the smallest must hold the window; 5 at most."""
+    """Return how many scales MS-SSIM has at a size: the smallest holds the window; 5 at most."""
     return max(1, min(5, int(math.log2(size_px / KERNEL_PX)) + 1))
 
 

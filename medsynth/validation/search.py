@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..cohort import Cohort
 from ..domains import Symmetry
 from .registration import (
     COARSE,
@@ -27,6 +28,7 @@ from .registration import (
     window_norms,
 )
 
+Images = np.ndarray | Cohort
 Lens = Callable[[np.ndarray], np.ndarray]
 BATCH = 128
 PATIENTS = 4  # at least so many patients among the candidates
@@ -59,7 +61,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Nearest:
-    """For each of Q images: the most similar real image, its patient, the similarity, and the score.
+    """For each of Q images: the most similar real image, its patient, likeness and score.
 
     score = distance to the nearest patient / distance to the second nearest, in [0, 1]:
     0 = a copy, 1 = no nearer to one person than to the next. Likeness alone would accuse every
@@ -81,38 +83,48 @@ class Found:
 
 
 def look(
-    images: np.ndarray,
-    lens: Lens,
-    symmetry: Symmetry,
-    *,
-    device: str = "cpu",
-    mirrored: bool = True,
+    images: Images, lens: Lens, symmetry: Symmetry, *, device: str = "cpu", mirrored: bool = True
 ) -> Look:
-    """Look at (N, C, H, W) images in [-1, 1]; `mirrored` adds their mirror images for the lens,
-    where the domain has mirrored copies."""
+    """Look at images: (N, C, H, W) in [-1, 1], or a cohort, which is read a batch at a time.
+
+    `mirrored` adds the mirror images for the lens, where the domain has mirrored copies.
+    """
     structures = in_batches(structure, images)
-    ways = [images]
+    ways = [in_batches(lens, images)]
     if mirrored and "flip" in symmetry:
-        ways.append(images[:, :, :, ::-1])
-    features = np.stack([embed(way, lens) for way in ways])
+        ways.append(in_batches(lambda batch: lens(mirror(batch)), images))
+    features = np.stack([unit(way) for way in ways])
     return Look(torch.from_numpy(structures).to(device), torch.from_numpy(features).to(device))
 
 
-def embed(images: np.ndarray, lens: Lens) -> np.ndarray:
-    """Return (N, D) float32 lens features of length 1."""
-    features = in_batches(lens, images)
+def mirror(images: np.ndarray) -> np.ndarray:
+    """Mirror (N, C, H, W) images left and right."""
+    return np.ascontiguousarray(images[..., ::-1])
+
+
+def unit(features: np.ndarray) -> np.ndarray:
+    """Return (N, D) features at length 1."""
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-def in_batches(function: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
+def in_batches(function: Callable[[np.ndarray], np.ndarray], images: Images) -> np.ndarray:
     """Return a function of many images, (N, ...) float32, computed a batch at a time."""
-    starts = range(0, len(images), BATCH)
-    parts = [function(np.ascontiguousarray(images[start : start + BATCH])) for start in starts]
-    return np.concatenate([np.asarray(part, np.float32) for part in parts])
+    batches = [slice(start, start + BATCH) for start in range(0, len(images), BATCH)]
+    read = images.floats if isinstance(images, Cohort) else images.__getitem__
+    return np.concatenate([np.asarray(function(read(batch)), np.float32) for batch in batches])
+
+
+def join(first: Look, second: Look, order: np.ndarray) -> Look:
+    """Put two sets of images together, in a new order."""
+    chosen = torch.from_numpy(order).to(first.structures.device)
+    return Look(
+        torch.cat([first.structures, second.structures])[chosen],
+        torch.cat([first.features, second.features], 1)[:, chosen],
+    )
 
 
 def build(seen: Look, patients: np.ndarray, symmetry: Symmetry) -> Gallery:
-    """Prepare real images for the search."""
+    """Prepare real images for the search; they should come in random order."""
     levels = {}
     for grid in (COARSE, MIDDLE, FINE):
         reduced = reduce(seen.structures, grid.side_px)

@@ -51,26 +51,31 @@ def bootstrap_mean(
     return _around(float(np.mean(values)), float(low), float(high))
 
 
-def jackknife(statistic: Callable[[np.ndarray], float], groups: int = GROUPS) -> Estimate:
-    """Return a smooth statistic with its delete-a-group interval (Student, groups - 1 degrees).
+def jackknife(statistic: Callable[[np.ndarray], float], groups: int) -> Estimate:
+    """Return a smooth statistic with its delete-a-group interval (Student, groups - 1 degrees);
+    from a single group no interval follows, and its ends are NaN.
 
     `statistic` is told which groups to keep, (groups,) bool. A bootstrap would repeat images,
     and a repeated image shrinks the covariance and looks like a copy to its twin: distances
     between distributions come out wrong. Deleting repeats nothing.
     Source: Shao and Wu, Ann. Statist. 17 (1989).
     """
-    keep = ~np.eye(groups, dtype=bool)
     value = statistic(np.ones(groups, bool))
+    if groups < 2:
+        return Estimate(value, math.nan, math.nan)
+    keep = ~np.eye(groups, dtype=bool)
     left = np.array([statistic(row) for row in keep])
     error = math.sqrt((groups - 1) / groups * float(((left - left.mean()) ** 2).sum()))
     reach = float(stats.t.ppf(0.975, groups - 1)) * error
     return Estimate(value, value - reach, value + reach)
 
 
-def divide(units: np.ndarray, rng: np.random.Generator, groups: int = GROUPS) -> np.ndarray:
-    """Return (N,) group numbers: units (patients) in random groups of nearly equal count."""
-    _, unit = np.unique(units, return_inverse=True)
-    return (rng.permutation(unit.max() + 1) % groups)[unit]
+def divide(sides: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+    """Return (N,) group numbers for each side, given its (N,) patients: whole patients, in as many
+    random groups on each side, of nearly equal count; at most 20, at most one a patient."""
+    patients = [np.unique(side, return_inverse=True)[1] for side in sides]
+    groups = min(GROUPS, *(int(side.max()) + 1 for side in patients))
+    return [(rng.permutation(side.max() + 1) % groups)[side] for side in patients]
 
 
 def conformal_threshold(scores: np.ndarray, rate: float) -> tuple[float, float]:
@@ -96,7 +101,7 @@ def attribution_test(
     permutations: int,
     rng: np.random.Generator,
 ) -> float:
-    """Return the p-value of "the most suspicious images lie nearest to training patients by chance".
+    """Return the p-value of "the most suspicious lie nearest to training patients by chance".
 
     Each ranking is (Q,) numbers of the nearest patients, most suspicious image first, in one way
     of measuring likeness; `is_train` is (P,) bool. Patients were divided at random before anything
