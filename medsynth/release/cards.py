@@ -188,6 +188,7 @@ def _environment() -> Environment:
     environment.filters.update(
         quantity=wording.quantity,
         unit_note=wording.unit_note,
+        sign=wording.sign,
         interval=wording.interval,
         cell=_cell,
         count=wording.count,

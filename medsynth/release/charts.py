@@ -57,15 +57,14 @@ def interval_bar(finding: Finding, limit: float | None = None) -> str:
 
 
 def _range(finding: Finding, limit: float | None) -> tuple[float, float]:
-    if is_share(finding.unit) and finding.low >= 0 and finding.high <= 1:
-        shown = [value for value in (finding.high, limit, finding.reference) if value is not None]
-        return 0.0, min(1.0, max(0.02, 1.25 * max(shown)))
+    """Return where the drawing starts and ends: at 0 unless that would hide the differences."""
     shown = [finding.value, finding.low, finding.high]
     shown += [v for v in (limit, finding.reference) if v is not None and math.isfinite(v)]
     low, high = min(shown), max(shown)
-    low = 0.0 if 0 <= low <= 0.6 * high else low
+    if is_share(finding.unit) and low >= 0 and high <= 1:
+        return 0.0, min(1.0, max(0.02, 1.25 * high))
     padding = 0.08 * (high - low) or max(abs(high), 1.0) * 0.1
-    return (0.0 if low == 0 else low - padding), high + padding
+    return (0.0 if 0 <= low <= 0.6 * high else low - padding), high + padding
 
 
 def _describe(finding: Finding, limit: float | None) -> str:
@@ -87,7 +86,7 @@ def curve_svg(curve: Curve) -> str:
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points]
     to_x = _scale(0.0, max(*xs, 1.0), LEFT, WIDTH - RIGHT)
-    log = min(ys) > 0 and max(ys) / min(ys) > LOG_FROM
+    log = is_logarithmic(curve)
     ticks = _log_ticks(min(ys), max(ys)) if log else _ticks(min(ys), max(ys))
     low, high = min(ticks[0], min(ys)), max(ticks[-1], max(ys))
     to_y = _scale(low, high, HEIGHT - BOTTOM, TOP, log=log)
@@ -132,7 +131,10 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    return [10.0**i for i in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+    """Return the round numbers 1, 2, 5 … between low and high, or 1, 10 … where those are many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    fine = [m * 10.0**i for i in powers for m in (1, 2, 5) if low <= m * 10.0**i <= high]
+    return fine if len(fine) <= 6 else [10.0**i for i in powers if low <= 10.0**i <= high]
 
 
 def _y_tick(value: float, y: float) -> str:

@@ -145,7 +145,7 @@ def _not_synthetic(cohort: Cohort) -> Iterable[str]:
 
 def _not_as_judged(key: str, noun: str, digest: str, verdict: Verdict) -> Iterable[str]:
     if verdict.digests.get(key) != digest:
-        yield f"the {noun} is not the one that was judged: run validate and decide again"
+        yield f"{noun}: not the same as what was judged; run validate and decide again"
 
 
 # What is written --------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from .. import domains
 from ..errors import StaleError
 from ..finding import Finding, Judgement, Outcome, Verdict
 from ..runtime import digest_json, without_nan
-from .wording import pair, quantity, title
+from .wording import pair, quantity
 
 if TYPE_CHECKING:
     from ..protocol import Rule
@@ -32,7 +32,7 @@ REMEDIES = (
     ("fidelity", "more synthetic images (sample.images) or held-out patients narrow it"),
     ("reconstruction", "more held-out patients narrow it"),
 )
-PASS_MEANS = "No leakage was found by these tests, with these limits."
+PASS_MEANS = "A pass means: no leakage was found by these tests, with these limits."
 PASS_IS_NOT = (
     "It does not mean that the images are anonymous in the sense of the law: whether they may be "
     "shared is for the data holder to decide, with this evidence at hand."
@@ -188,31 +188,29 @@ def _refused(finding: Finding, bar: _Bar, judged: float) -> str:
     value, limit = pair(finding.value, bar.limit, finding.unit)
     if bar.test:
         return (
-            f"the test rejects: p = {value} is below {limit}, so nearness to the training "
-            f"patients is more than chance"
+            f"p = {value}, below {limit}: the test rejects, so nearness to the training patients "
+            f"is more than chance"
         )
-    return f"{title(finding.name)} is {value}, {'above' if bar.upper else 'below'} {limit}"
+    return f"{value}, {'above' if bar.upper else 'below'} the bar of {limit}"
 
 
 def _inconclusive(finding: Finding, bar: _Bar, judged: float) -> str:
     value, end = pair(finding.value, judged, finding.unit)
-    reach = "as high as" if bar.upper else "as low as"
     _, limit = pair(judged, bar.limit, finding.unit)
     return (
-        f"{title(finding.name)} is {value}, which would do, but may be {reach} {end}, "
-        f"{'above' if bar.upper else 'below'} {limit}: the evidence is too weak to tell; "
-        f"{_remedy(finding.name)}"
+        f"{value} would do, but it may be as {'high' if bar.upper else 'low'} as {end}, "
+        f"{'above' if bar.upper else 'below'} the bar of {limit}: the evidence is too weak to "
+        f"tell; {_remedy(finding.name)}"
     )
 
 
 def _passed(finding: Finding, bar: _Bar, judged: float) -> str:
     end, limit = pair(judged, bar.limit, finding.unit)
     if bar.test:
-        return f"the test does not reject: p = {end}, not below {limit}"
-    side = "not above" if bar.upper else "not below"
+        return f"p = {end}, not below {limit}: the test does not reject"
     exact = finding.low == finding.high
-    number = f"is {end}" if exact else f"is at {'most' if bar.upper else 'least'} {end}"
-    return f"{title(finding.name)} {number}, {side} {limit}"
+    number = end if exact else f"{'at most' if bar.upper else 'at least'} {end}"
+    return f"{number}, within the bar of {limit}"
 
 
 _REASONS = {"refused": _refused, "inconclusive": _inconclusive, "passed": _passed}

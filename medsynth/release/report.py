@@ -8,6 +8,7 @@ record is synthetic, and numbers.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from .. import domains
 from ..cohort import Cohort
@@ -27,7 +28,8 @@ from .cards import not_measured, split_rows, study_rows
 from .charts import Curve, curve_svg, interval_bar, is_logarithmic
 from .pictures import grid_png, png_size
 
-SHOWN_IMAGES, SHOWN_COLUMNS, SHOWN_PX = 48, 8, 88
+SHOWN_IMAGES, SHOWN_COLUMNS, SHOWN_PX = 48, 8, 96
+COLUMN_PX = 784  # the width of the text
 OUTCOME_WORDS = {
     "passed": "Passed",
     "refused": "Refused",
@@ -107,7 +109,7 @@ def _page(data: PrivateReport | PublicReport, *, private: bool, panels: Sequence
             groups=_grouped(data.findings),
             judged=limits,
             limits=_limits(data),
-            panels=[(panel, _data_uri(panel.png), png_size(panel.png)) for panel in panels],
+            panels=[(panel, _data_uri(panel.png), _shown_size(panel.png)) for panel in panels],
             curves=[
                 (curve, Markup(curve_svg(curve)), is_logarithmic(curve)) for curve in data.curves
             ],
@@ -144,6 +146,24 @@ def _samples(cohort: Cohort) -> Panel:
     return Panel("Synthetic images", caption, png)
 
 
+def _shown_size(png: bytes) -> tuple[int, int]:
+    """Return the size at which a picture is shown: small ones half as large again."""
+    width, height = png_size(png)
+    larger = min(1.5, max(1.0, COLUMN_PX / width))
+    return round(larger * width), round(larger * height)
+
+
+def _breakable(name: str) -> Markup:
+    """Let a long dotted name break after its dots and underscores, and nowhere else."""
+    return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(name))))
+
+
+def _tied(bar: str) -> str:
+    """Keep a rule's number and its words on one line; what stands in brackets may go below."""
+    words, bracket, rest = bar.partition(" (")
+    return words.replace(" ", "\N{NO-BREAK SPACE}") + bracket + rest
+
+
 def _data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
@@ -161,7 +181,11 @@ def _environment() -> Environment:
         quantity=wording.quantity,
         interval=wording.interval,
         words=wording.title,
+        family_words=wording.full_title,
         count=wording.count,
         unit_note=wording.unit_note,
+        sign=wording.sign,
+        breakable=_breakable,
+        tied=_tied,
     )
     return environment

@@ -22,9 +22,16 @@ def is_share(unit: str) -> bool:
     return unit.split(" ")[0] in ("share", "proportion", "fraction")
 
 
+def sign(unit: str) -> str:
+    """Return the part of a unit that stands beside its number in a table: "share" (%) or "dB"."""
+    return unit if is_share(unit) or len(unit) <= 3 else ""
+
+
 def unit_note(unit: str) -> str:
-    """Return what a unit says beyond the sign at its number: "of planted copies", or ""."""
-    return unit.partition(" ")[2] if is_share(unit) else ""
+    """Return what `sign` leaves unsaid of a unit: "of planted copies", or ""."""
+    if is_share(unit):
+        return unit.partition(" ")[2]
+    return "" if sign(unit) or unit in UNSAID else unit
 
 
 def quantity(value: float | None, unit: str = "", *, digits: int = 3) -> str:
@@ -59,6 +66,11 @@ def title(name: str) -> str:
     """Return a finding's name as words: "memorization.copy_rate" -> "copy rate"."""
     parts = name.split(".")[1:] or [name]
     return ", ".join(ABBREVIATIONS.get(part, part.replace("_", " ")) for part in parts)
+
+
+def full_title(name: str) -> str:
+    """Return a finding's whole name as words: "Memorization, copy rate"."""
+    return f"{family(name).capitalize()}, {title(name)}"
 
 
 def family(name: str) -> str:
