@@ -23,10 +23,12 @@ from typing import Any
 from .errors import StageError, StaleError
 
 RECORDED_PACKAGES = ("medsynth", "torch", "monai", "diffusers", "accelerate", "numpy", "pydicom")
-# Files that say how long things took, or serve only to resume: they are no result, so they are
-# not part of a stage's digest.
+# Files that say how long things took, or show how it went: they are no result, so they are not
+# part of a stage's digest.
 VOLATILE = ("log.jsonl", "stage.json", "key.json")
-VOLATILE_FOLDERS = ("state", "previews")
+VOLATILE_FOLDERS = ("previews",)
+# What serves only to resume goes when the stage is done.
+SCRATCH_FOLDERS = ("state", "latents", "blocks")
 
 
 # Seeds ------------------------------------------------------------------------------------------
@@ -38,7 +40,9 @@ def derive_seed(*parts: int | str) -> int:
     The same parts always give the same seed, different parts unrelated ones, so that a random
     number depends on what it is for and never on what was drawn before.
     """
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
+    text = "\x1f".join(
+        f"str:{part}" if isinstance(part, str) else f"int:{int(part)}" for part in parts
+    )
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
@@ -104,9 +108,16 @@ def read_json(path: Path) -> Any:
 
 
 def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
-    """Append one line of JSON to a log; NaN is written as null."""
-    with path.open("a") as file:
-        file.write(json.dumps(without_nan(row), allow_nan=False) + "\n")
+    """Append one line of JSON to a log; NaN is written as null.
+
+    A last line that a kill cut in two is ended first, so that it spoils no other.
+    """
+    line = json.dumps(without_nan(row), allow_nan=False) + "\n"
+    with path.open("ab+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        cut = size > 0 and file.read(1) != b"\n"
+        file.write((b"\n" if cut else b"") + line.encode())
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -157,29 +168,50 @@ def run_stage(
     *,
     inputs: Mapping[str, str],
     settings: Any,
+    all_ranks: bool = False,
 ) -> StageRecord:
     """Build a folder by `build(workspace)`, or skip it where it is there and its inputs are the same.
 
     `build` must leave the same files whether it ran through or was killed and started again; it
     finds in its workspace what the interrupted run left there, but only if inputs and settings
     are unchanged. A failed build leaves the finished folder of an earlier run untouched.
+    Of several processes only the first builds, unless `all_ranks`; the others wait.
     """
-    key = digest_json({"inputs": dict(inputs), "settings": settings})
+    key = stage_key(inputs, settings)
+    wait_for_everyone()
     existing = read_stage(folder)
     if existing is not None and existing.key == key:
         return existing
-    workspace = open_workspace(folder, key)
-    started = time.monotonic()
-    build(workspace)
-    record = _describe(folder.name, workspace, key, inputs, settings, time.monotonic() - started)
-    write_json(workspace / "stage.json", asdict(record))
-    _replace_folder(workspace, folder)
-    return record
+    rank, _ = ranks()
+    if rank == 0:
+        open_workspace(folder, key)
+    wait_for_everyone()
+    workspace, started = _workspace(folder), time.monotonic()
+    if rank == 0 or all_ranks:
+        build(workspace)
+    wait_for_everyone()
+    if rank == 0:
+        for name in SCRATCH_FOLDERS:
+            shutil.rmtree(workspace / name, ignore_errors=True)
+        record = _describe(folder.name, workspace, inputs, settings, time.monotonic() - started)
+        write_json(workspace / "stage.json", asdict(record))
+        _replace_folder(workspace, folder)
+    wait_for_everyone()
+    return require_stage(folder, by=folder.name)
+
+
+def stage_key(inputs: Mapping[str, str], settings: Any) -> str:
+    """Return what binds a stage to what went in: it is stale where this differs from its record."""
+    return digest_json({"inputs": dict(inputs), "settings": settings})
+
+
+def _workspace(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".tmp")
 
 
 def open_workspace(folder: Path, key: str) -> Path:
     """Return `folder.tmp`, emptied unless it belongs to the same inputs and settings (`key`)."""
-    workspace = folder.with_name(folder.name + ".tmp")
+    workspace = _workspace(folder)
     key_file = workspace / "key.json"
     if not (key_file.exists() and read_json(key_file) == key):
         shutil.rmtree(workspace, ignore_errors=True)
@@ -198,12 +230,12 @@ def _replace_folder(workspace: Path, folder: Path) -> None:
 
 
 def _describe(
-    name: str, workspace: Path, key: str, inputs: Mapping[str, str], settings: Any, seconds: float
+    name: str, workspace: Path, inputs: Mapping[str, str], settings: Any, seconds: float
 ) -> StageRecord:
     outputs = _results(workspace)
     return StageRecord(
         name=name,
-        key=key,
+        key=stage_key(inputs, settings),
         digest=digest_json(outputs),
         inputs=dict(inputs),
         settings=settings,
@@ -264,6 +296,19 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def ranks() -> tuple[int, int]:
+    """Return (this process's number, how many there are) as torchrun or accelerate set them."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def wait_for_everyone() -> None:
+    """Wait until all processes of this run are here; nothing where there is one."""
+    if ranks()[1] > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=choose_device() == "cpu").wait_for_everyone()
 
 
 def choose_device() -> str:

@@ -1,0 +1,5 @@
+"""`python -m medsynth`, which torchrun starts."""
+
+from .cli import main
+
+main()

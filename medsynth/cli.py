@@ -1,0 +1,341 @@
+"""The command line: parses, prints, exits; one pipeline call a command.
+
+Heavy packages are imported inside the commands, so that help and `verify` start at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import MedsynthError, ProtocolError
+
+app = typer.Typer(
+    name="medsynth",
+    help=(
+        "From a folder of patient images to a cohort that may be shared, with the evidence that "
+        "it may. Nothing is downloaded and nothing leaves the machine; what may leave lies in "
+        "RUN/release, and only after the gate has passed."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog="Exit codes: 0 done, 1 error, 2 wrong use, 3 the gate refused.",
+)
+
+Raw = Annotated[Path, typer.Argument(metavar="RAW", help="Folder of patient images.")]
+RunFolder = Annotated[Path, typer.Argument(
+    metavar="RUN", help="Run folder: everything a study makes. Keep it inside the hospital.")]
+Study = Annotated[Path, typer.Argument(metavar="PROTOCOL", help="The study's YAML file.")]
+Profile = Annotated[str | None, typer.Option(
+    help="Use one of the protocol's profiles, for example 'full' for a GPU.")]
+Changes = Annotated[list[str] | None, typer.Option(
+    "--set", metavar="KEY=VALUE", help="Change a knob, for example --set sample.images=500.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def main() -> None:
+    """Run the command line; the exit code says how it ended."""
+    try:
+        app(standalone_mode=True)
+    except MedsynthError as error:
+        _complain(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _complain("stopped; the same command goes on from here")
+        sys.exit(1)
+
+
+def _complain(message: str) -> None:
+    if "--json" in sys.argv:
+        print(json.dumps({"error": message}))
+    else:
+        print(f"medsynth: {message}", file=sys.stderr)
+
+
+def _say(result: dict[str, Any], as_json: bool, *lines: str) -> None:
+    """Print a result: as JSON for programs, as sentences for people."""
+    print(json.dumps(result, indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
+    """Show one bar a stage with the time left; on a terminal a live one, else a line a stage."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from .runtime import ranks
+
+    if quiet or ranks()[0] > 0:
+        yield lambda what, share: None
+        return
+    columns = (TextColumn("{task.description:<24}"), BarColumn(),
+               TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
+               TextColumn("left"), TimeRemainingColumn())
+    bars: dict[str, Any] = {}
+    with Progress(*columns, console=Console(stderr=True)) as live:
+
+        def report(what: str, share: float) -> None:
+            if what not in bars:
+                bars[what] = live.add_task(what, total=1.0)
+            live.update(bars[what], completed=share)
+
+        yield report
+
+
+def _parse_changes(changes: list[str] | None) -> dict[str, Any]:
+    from ruamel.yaml import YAML
+
+    parsed = {}
+    for change in changes or []:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise ProtocolError("--set", [f"expected KEY=VALUE, got {change!r}"])
+        parsed[key] = YAML(typ="safe").load(value)
+    return parsed
+
+
+def _load(path: Path, profile: str | None, changes: list[str] | None):
+    from . import protocol
+
+    return protocol.load(path, profile=profile, changes=_parse_changes(changes))
+
+
+# The whole way ----------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(
+    run: Annotated[Path, typer.Argument(metavar="[RUN]", help="Run folder.")] = Path("runs/demo"),
+    memorize: Annotated[bool, typer.Option(
+        "--memorize", help="Use a generator that copies training images: the gate must refuse."
+    )] = False,
+    json_: AsJson = False,
+) -> None:
+    """Show the whole way on phantoms: no data needed, two CPU cores, a few minutes."""
+    from . import pipeline
+
+    with _progress(json_) as progress:
+        opened, verdict = pipeline.demo(run, memorize=memorize, progress=progress)
+    _end(opened, verdict, json_)
+
+
+@app.command("run")
+def run_command(
+    protocol: Study, raw: Raw, run: RunFolder, profile: Profile = None, set_: Changes = None,
+    json_: AsJson = False,
+) -> None:
+    """Do all stages, from raw images to the gate and the release; again = go on."""
+    from . import pipeline
+
+    opened = pipeline.start(_load(protocol, profile, set_), run)
+    with _progress(json_) as progress:
+        verdict = pipeline.run_all(opened, raw, progress)
+    _end(opened, verdict, json_)
+
+
+def _end(run: Any, verdict: Any, as_json: bool) -> None:
+    """Say what the gate said and where to look; exit 3 unless it passed."""
+    from .runtime import ranks
+
+    if ranks()[0] == 0:
+        report, release = run.folder / "report.html", run.folder / "release"
+        result = {"outcome": verdict.outcome, "reasons": verdict.reasons, "report": str(report),
+                  "release": str(release) if verdict.passed else None}
+        lines = [f"The gate {_WORDS[verdict.outcome]}.", *(f"  - {r}" for r in verdict.reasons)]
+        if verdict.passed:
+            lines.append(f"What may be shared: {release}")
+        _say(result, as_json, *lines, f"Report to open:     {report}")
+    if not verdict.passed:
+        raise typer.Exit(3)
+
+
+_WORDS = {"passed": "passed", "refused": "refused",
+          "inconclusive": "could not tell, and so stays shut"}
+
+
+# Before the start -------------------------------------------------------------------------------
+
+
+@app.command()
+def init(
+    raw: Raw,
+    output: Annotated[Path, typer.Option(
+        "-o", "--output", help="Protocol to write.")] = Path("protocol.yaml"),
+    json_: AsJson = False,
+) -> None:
+    """Look at a folder of images and write a protocol to edit."""
+    from . import pipeline
+
+    seen = pipeline.init(raw, output)
+    _say({"protocol": str(output), "seen": seen}, json_, *seen, "",
+         f"Wrote {output}. Read it, write the gate's rules (they have no defaults), then:",
+         f"  medsynth run {output} {raw} RUN")
+
+
+@app.command("protocol")
+def protocol_command(
+    file: Study, profile: Profile = None, set_: Changes = None, json_: AsJson = False
+) -> None:
+    """Check a protocol and print it with all defaults filled in, and its digest."""
+    from . import protocol
+
+    study = _load(file, profile, set_)
+    _say({"digest": study.digest, "protocol": study.to_dict()}, json_,
+         f"# digest: {study.digest}", protocol.to_yaml(study).rstrip())
+
+
+# Stage by stage ---------------------------------------------------------------------------------
+
+
+@app.command()
+def ingest(
+    protocol: Study, raw: Raw, run: RunFolder, profile: Profile = None, set_: Changes = None,
+    json_: AsJson = False,
+) -> None:
+    """Read the images; what can't be used goes to intake/quarantine.csv with the reason."""
+    from . import pipeline
+
+    opened = pipeline.start(_load(protocol, profile, set_), run)
+    with _progress(json_) as progress:
+        pipeline.ingest(opened, raw, progress)
+    _say(pipeline.facts(opened, "intake/intake.json"), json_, *pipeline.tell_intake(opened))
+
+
+@app.command()
+def split(run: RunFolder, json_: AsJson = False) -> None:
+    """Divide the patients at random into train, validation and holdout."""
+    from . import pipeline
+
+    opened = pipeline.open_run(run)
+    pipeline.split(opened)
+    said = pipeline.facts(opened, "split/split.json")
+    _say(said, json_, said["foresight"]["sentence"], said["claim"])
+
+
+@app.command()
+def fit(run: RunFolder, json_: AsJson = False) -> None:
+    """Train the lens, the autoencoder and the denoiser. For more GPUs: torchrun -m medsynth fit."""
+    from . import pipeline
+
+    with _progress(json_) as progress:
+        pipeline.fit(pipeline.open_run(run), progress)
+    _say({"run": str(run)}, json_, "Trained. Curves and pictures: medsynth report shows them.")
+
+
+@app.command()
+def sample(run: RunFolder, json_: AsJson = False) -> None:
+    """Draw the synthetic cohort with DDIM."""
+    from . import pipeline
+
+    opened = pipeline.open_run(run)
+    with _progress(json_) as progress:
+        pipeline.sample(opened, progress)
+    count = opened.protocol.sample.images
+    _say({"images": count}, json_, f"{count} synthetic images in {run / 'synthetic'}")
+
+
+@app.command()
+def validate(run: RunFolder, json_: AsJson = False) -> None:
+    """Measure fidelity and leakage into evidence/findings.jsonl."""
+    from . import pipeline
+
+    opened = pipeline.open_run(run)
+    with _progress(json_) as progress:
+        pipeline.validate(opened, progress)
+    _show_findings(opened, json_)
+
+
+@app.command()
+def findings(run: RunFolder, json_: AsJson = False) -> None:
+    """Print all findings of a run with intervals, references and methods."""
+    from . import pipeline
+
+    _show_findings(pipeline.open_run(run), json_)
+
+
+def _show_findings(run: Any, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from . import pipeline
+    from .runtime import without_nan
+
+    found = pipeline.findings_of(run)
+    if as_json:
+        print(json.dumps([without_nan(asdict(item)) for item in found.values()], indent=2))
+        return
+    table = Table("finding", "value", "interval", "n", "unit", "reference", box=None)
+    for item in found.values():
+        reference = "" if item.reference is None else f"{item.reference:.4g} ({item.reference_is})"
+        table.add_row(item.name, f"{item.value:.4g}", f"{item.low:.4g} to {item.high:.4g}",
+                      str(item.n), item.unit, reference)
+    Console().print(table)
+
+
+@app.command()
+def decide(run: RunFolder, json_: AsJson = False) -> None:
+    """Hold the findings against the protocol's rules; exit 3 where the gate refuses."""
+    from . import pipeline
+
+    opened = pipeline.open_run(run)
+    verdict = pipeline.decide(opened)
+    pipeline.report(opened)
+    _end(opened, verdict, json_)
+
+
+@app.command()
+def release(run: RunFolder, json_: AsJson = False) -> None:
+    """Write RUN/release, the one door out; refuses what did not go through the gate as it stands."""
+    from . import pipeline
+
+    folder = pipeline.release(pipeline.open_run(run))
+    _say({"release": str(folder)}, json_, f"Released: {folder}",
+         f"Whoever gets it can check it with: medsynth verify {folder.name}")
+
+
+@app.command()
+def report(run: RunFolder, json_: AsJson = False) -> None:
+    """Write RUN/report.html from what the run has so far. It shows patients: keep it inside."""
+    from . import pipeline
+
+    path = pipeline.report(pipeline.open_run(run))
+    _say({"report": str(path)}, json_, f"Report to open: {path}")
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="RELEASE", help="A released folder.")],
+    json_: AsJson = False,
+) -> None:
+    """Check a release anywhere: every byte, the marks and the verdict. Needs no GPU and no torch."""
+    from .release.verify import verify as check
+
+    found = check(folder)
+    result = {"ok": found.ok, "images": found.images, "faults": found.faults}
+    good = f"{found.images} images, unchanged since release; the verdict stands."
+    _say(result, json_, *([good] if found.ok else found.faults))
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(json_: AsJson = False) -> None:
+    """Say what this machine has: processor, GPU, memory, disk, packages, DICOM codecs."""
+    from . import doctor as machine
+
+    found = machine.examine()
+    _say(found, json_, *(f"{name:<14} {value}" for name, value in found.items()))
+
+
+if __name__ == "__main__":
+    main()

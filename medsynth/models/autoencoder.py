@@ -1,0 +1,209 @@
+"""The Medfusion autoencoder as a diffusers AutoencoderKL.
+
+At `fold_px` 1 it is the published network and its folder opens in plain diffusers. A fold puts
+squares of pixels into channels first, which makes it many times cheaper; a principal start adds
+the best linear code of those squares, so that training begins where a linear code ends.
+Source: Müller-Franzes et al., Sci Rep 13:12098 (2023).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from .. import protocol
+from ..errors import DataError
+from ..runtime import read_json, write_json
+
+
+class Principal(nn.Module):
+    """The linear code of folded squares: their leading principal components, whitened.
+
+    Built from `components` (k, d) with orthonormal rows, `mean` (d,) and `scale` (k,), the
+    standard deviation along each component.
+    """
+
+    def __init__(self, components: torch.Tensor, mean: torch.Tensor, scale: torch.Tensor):
+        super().__init__()
+        self.register_buffer("components", components)
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", scale)
+
+    @classmethod
+    def fit(cls, folded: torch.Tensor, count: int) -> Principal:
+        """Fit to folded images (N, d, h, w) with d >= count."""
+        squares = folded.permute(0, 2, 3, 1).reshape(-1, folded.shape[1]).double()
+        mean = squares.mean(0)
+        covariance = torch.cov((squares - mean).T).reshape(len(mean), len(mean))
+        values, vectors = torch.linalg.eigh(covariance)
+        rows = vectors.flip(1).T[:count]
+        rows = rows * rows.sum(1, keepdim=True).sign().where(rows.sum(1, keepdim=True) != 0, 1.0)
+        scale = values.flip(0)[:count].clamp(min=1e-8).sqrt()
+        return cls(rows.float().contiguous(), mean.float(), scale.float())
+
+    def encode(self, folded: torch.Tensor) -> torch.Tensor:
+        """(N, d, h, w) -> (N, k, h, w) of unit variance a channel."""
+        centred = folded - self.mean[:, None, None]
+        return F.conv2d(centred, (self.components / self.scale[:, None])[:, :, None, None])
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """(N, k, h, w) -> (N, d, h, w)."""
+        rows = (self.components * self.scale[:, None]).T[:, :, None, None]
+        return F.conv2d(z, rows) + self.mean[:, None, None]
+
+
+class Autoencoder(nn.Module):
+    """Images (N, C, H, W) in [-1, 1] <-> latents (N, c, h, w) of zero mean and unit variance.
+
+    The latents' mean and deviation a channel, measured over the training images, are part of
+    the model (`latents_mean` and `latents_std` in diffusers' config.json).
+    """
+
+    def __init__(
+        self,
+        net: AutoencoderKL,
+        *,
+        fold_px: int = 1,
+        principal: Principal | None = None,
+        half_head: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.net, self.fold_px = net, fold_px
+        self.principal, self.half_head = principal, half_head
+        channels = net.config.latent_channels
+        self.register_buffer("latents_mean", _column(net.config.latents_mean, channels, 0.0))
+        self.register_buffer("latents_std", _column(net.config.latents_std, channels, 1.0))
+
+    @classmethod
+    def build(cls, settings: protocol.Autoencoder, *, channels: int) -> Autoencoder:
+        """Build an untrained autoencoder for images of 1 or 3 channels."""
+        folded = channels * settings.fold_px**2
+        levels = len(settings.widths)
+        net = AutoencoderKL(
+            in_channels=folded,
+            out_channels=folded,
+            block_out_channels=settings.widths,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            layers_per_block=settings.layers,
+            latent_channels=settings.latent_channels,
+            norm_num_groups=settings.groups,
+            mid_block_add_attention=False,
+            scaling_factor=1.0,
+        )
+        # At half size the decoder carries the third level's channels, or the deepest level's.
+        head = None
+        if settings.deep_supervision and levels > 1:
+            head = nn.Conv2d(settings.widths[min(2, levels - 1)], folded, 3, padding=1)
+        return cls(net, fold_px=settings.fold_px, half_head=head)
+
+    def start_from(self, images: torch.Tensor) -> None:
+        """Start from the principal components of images (N, C, H, W): the network adds nothing yet."""
+        self.principal = Principal.fit(self.fold(images), self.net.config.latent_channels)
+        mean_rows = self.net.config.latent_channels
+        with torch.no_grad():
+            last = self.net.quant_conv
+            last.weight[:mean_rows].zero_()
+            last.bias[:mean_rows].zero_()
+            last.weight[mean_rows:].zero_()
+            last.bias[mean_rows:].fill_(-8.0)  # a posterior of deviation 0.02
+            self.net.decoder.conv_out.weight.zero_()
+            self.net.decoder.conv_out.bias.zero_()
+
+    def fold(self, images: torch.Tensor) -> torch.Tensor:
+        return F.pixel_unshuffle(images, self.fold_px) if self.fold_px > 1 else images
+
+    def unfold(self, folded: torch.Tensor) -> torch.Tensor:
+        return F.pixel_shuffle(folded, self.fold_px) if self.fold_px > 1 else folded
+
+    def moments(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and log variance of the posterior over raw latents, each (N, c, h, w)."""
+        folded = self.fold(images)
+        mean, log_variance = self.net.quant_conv(self.net.encoder(folded)).chunk(2, 1)
+        if self.principal is not None:
+            mean = mean + self.principal.encode(folded)
+        return mean, log_variance.clamp(-30.0, 20.0)
+
+    def decode_raw(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Decode raw latents to images, and to images of half size where there is a second head."""
+        decoder = self.net.decoder
+        h = decoder.mid_block(decoder.conv_in(self.net.post_quant_conv(z)))
+        half = None
+        for level, block in enumerate(decoder.up_blocks):
+            if self.half_head is not None and level == len(decoder.up_blocks) - 2:
+                half = self.unfold(self.half_head(h))  # what goes into the last doubling
+            h = block(h)
+        folded = decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(h)))
+        if self.principal is not None:
+            folded = folded + self.principal.decode(z)
+        return self.unfold(folded), half
+
+    def forward(self, images: torch.Tensor):
+        """Return (images again, half-size images or None, mean, log variance), z drawn."""
+        mean, log_variance = self.moments(images)
+        z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        return *self.decode_raw(z), mean, log_variance
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the normalised latents of images in [-1, 1]: the posterior's mean."""
+        return (self.moments(images)[0] - self.latents_mean) / self.latents_std
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Return images in [-1, 1], clipped, of normalised latents."""
+        return self.decode_raw(z * self.latents_std + self.latents_mean)[0].clamp(-1.0, 1.0)
+
+    def reconstruct(self, images: torch.Tensor) -> torch.Tensor:
+        return self.decode(self.encode(images))
+
+    def set_scale(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        """Store the raw latents' mean and deviation a channel, each (c,)."""
+        self.latents_mean.copy_(mean.reshape(-1, 1, 1))
+        self.latents_std.copy_(std.reshape(-1, 1, 1))
+        self.net.register_to_config(
+            latents_mean=[float(x) for x in mean], latents_std=[float(x) for x in std]
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write diffusers' own two files, and beside them what medsynth adds."""
+        self.net.save_pretrained(folder)
+        write_json(folder / "medsynth.json", {"fold_px": self.fold_px})
+        parts = {"principal": self.principal, "half_head": self.half_head}
+        extra = {f"{name}.{key}": value.detach().cpu().contiguous()
+                 for name, part in parts.items() if part is not None
+                 for key, value in part.state_dict().items()}
+        if extra:
+            save_file(extra, folder / "medsynth.safetensors")
+
+    @classmethod
+    def load(cls, folder: Path) -> Autoencoder:
+        """Read what `save` wrote. Raises DataError where the folder holds no autoencoder."""
+        if not (folder / "medsynth.json").exists():
+            raise DataError(f"{folder.name}/ holds no medsynth autoencoder")
+        net = AutoencoderKL.from_pretrained(folder, local_files_only=True)
+        path = folder / "medsynth.safetensors"
+        extra = load_file(path) if path.exists() else {}
+        principal = [extra.get(f"principal.{key}") for key in ("components", "mean", "scale")]
+        half = {key.removeprefix("half_head."): value for key, value in extra.items()
+                if key.startswith("half_head.")}
+        return cls(
+            net,
+            fold_px=read_json(folder / "medsynth.json")["fold_px"],
+            principal=Principal(*principal) if principal[0] is not None else None,
+            half_head=_head(half) if half else None,
+        ).eval()
+
+
+def _head(state: dict[str, torch.Tensor]) -> nn.Conv2d:
+    weight = state["weight"]
+    head = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2], padding=1)
+    head.load_state_dict(state)
+    return head
+
+
+def _column(values, channels: int, default: float) -> torch.Tensor:
+    return torch.tensor(values or [default] * channels, dtype=torch.float32).reshape(-1, 1, 1)

@@ -1,0 +1,102 @@
+"""The denoiser: a diffusers UNet2DConditionModel over the vocabulary's tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from .. import protocol
+from ..vocabulary import NULL, Vocabulary
+
+HEAD_CHANNELS = 32
+
+
+class Denoiser(nn.Module):
+    """Predicts v or eps for (x_t, t, condition).
+
+    A condition's tokens are attended to where the network has attention, and their mean joins
+    the time embedding, so that a network without attention is conditioned too.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, tokens: nn.Embedding):
+        super().__init__()
+        self.unet, self.tokens = unet, tokens
+
+    @classmethod
+    def build(
+        cls, settings: protocol.Diffusion, *, latent_channels: int, latent_px: int, tokens: int
+    ) -> Denoiser:
+        """Build an untrained denoiser for latents (latent_channels, latent_px, latent_px)."""
+        length = settings.widths[-1]
+        down = ["CrossAttnDownBlock2D" if here else "DownBlock2D" for here in settings.attention]
+        up = ["CrossAttnUpBlock2D" if here else "UpBlock2D" for here in settings.attention[::-1]]
+        unet = UNet2DConditionModel(
+            sample_size=latent_px,
+            in_channels=latent_channels,
+            out_channels=latent_channels,
+            block_out_channels=settings.widths,
+            down_block_types=tuple(down),
+            up_block_types=tuple(up),
+            mid_block_type="UNetMidBlock2DCrossAttn" if settings.attention[-1] else "UNetMidBlock2D",
+            layers_per_block=settings.layers,
+            norm_num_groups=settings.groups,
+            # diffusers reads this as the number of heads of each level
+            attention_head_dim=tuple(max(1, width // HEAD_CHANNELS) for width in settings.widths),
+            cross_attention_dim=length,
+            class_embed_type="projection",
+            projection_class_embeddings_input_dim=length,
+        )
+        return cls(unet, nn.Embedding(tokens, length))
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """Predict for x (N, C, h, w), times t (N,) and conditions (N, L) int64 tokens."""
+        words = self.tokens(condition)  # (N, L, D)
+        return self.unet(x, t, words, class_labels=words.mean(1)).sample
+
+    def save(self, folder: Path) -> None:
+        """Write diffusers' own two files and `tokens.safetensors`."""
+        self.unet.save_pretrained(folder)
+        save_file({"weight": self.tokens.weight.detach().cpu().contiguous()},
+                  folder / "tokens.safetensors")
+
+    @classmethod
+    def load(cls, folder: Path) -> Denoiser:
+        """Read what `save` wrote."""
+        table = load_file(folder / "tokens.safetensors")["weight"]
+        unet = UNet2DConditionModel.from_pretrained(folder, local_files_only=True)
+        return cls(unet, nn.Embedding.from_pretrained(table, freeze=False)).eval()
+
+
+def drop_condition(
+    condition: torch.Tensor, share: float, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Make all tokens of a share of the conditions (N, L) null, one coin a sample."""
+    coins = torch.rand(len(condition), generator=generator, device=condition.device)
+    return torch.where((coins < share)[:, None], NULL, condition)
+
+
+def guided(denoiser: nn.Module, condition: torch.Tensor, guidance: float):
+    """Return a denoise(x_t, t) with classifier-free guidance (arXiv 2207.12598).
+
+    Weight 1 follows the condition with one pass, 0 ignores it with one pass, anything else takes
+    null + guidance * (condition - null) with both in one batch.
+    """
+    null = torch.full_like(condition, NULL)
+
+    def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        if guidance in (0.0, 1.0):
+            return denoiser(x, t, condition if guidance == 1.0 else null)
+        both = denoiser(torch.cat([x, x]), torch.cat([t, t]), torch.cat([null, condition]))
+        without, with_ = both.chunk(2)
+        return without + guidance * (with_ - without)
+
+    return denoise
+
+
+def encode_conditions(vocabulary: Vocabulary, labels) -> torch.Tensor:
+    """Return the tokens (N, L) int64 of many label mappings."""
+    return torch.tensor([vocabulary.encode(row) for row in labels], dtype=torch.int64)

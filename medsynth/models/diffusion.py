@@ -1,0 +1,156 @@
+"""The noise schedule, what the denoiser is asked for, and DDIM.
+
+Words as the papers write them: x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, time t = 0 the
+least noisy of T steps. The clean end, abar = 1, is one step below t = 0.
+
+Source: Ho et al., arXiv 2006.11239 (forward process); Song et al., arXiv 2010.02502 (DDIM);
+Salimans & Ho, arXiv 2202.00512 (v prediction); Hang et al., arXiv 2303.09556 (min-SNR).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+
+Objective = Literal["v", "eps"]
+CLEAN = -1
+"""The time below t = 0, where no noise is left."""
+
+Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(x_t (N, ...), t (N,) int64) -> prediction (N, ...), v or eps as the objective says."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How noise grows over `timesteps` steps.
+
+    `scaled_linear` is Medfusion's (beta 0.002 to 0.02, even in the root); `cosine` is Nichol &
+    Dhariwal's (arXiv 2102.09672) with beta at most 0.999.
+    """
+
+    kind: Literal["scaled_linear", "cosine"]
+    timesteps: int
+
+    @cached_property
+    def abar(self) -> np.ndarray:
+        """(T,) float64: the share of the signal's variance that is left at each time."""
+        if self.kind == "scaled_linear":
+            betas = np.linspace(math.sqrt(0.002), math.sqrt(0.02), self.timesteps) ** 2
+        else:
+            ends = np.arange(self.timesteps + 1) / self.timesteps
+            signal = np.cos((ends + 0.008) / 1.008 * math.pi / 2) ** 2
+            betas = np.minimum(1 - signal[1:] / signal[:-1], 0.999)
+        return np.cumprod(1 - betas)
+
+    def angle(self, t: int) -> float:
+        """Return atan2(noise, signal) at a time: 0 at the clean end, near pi/2 in pure noise."""
+        abar = 1.0 if t == CLEAN else float(self.abar[t])
+        return math.atan2(math.sqrt(1 - abar), math.sqrt(abar))
+
+    def signal_noise(self, t: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return sqrt(abar_t) and sqrt(1 - abar_t), shaped to multiply `like` (N, ...)."""
+        table = torch.as_tensor(self.abar, device=t.device)[t]
+        table = table.reshape(-1, *[1] * (like.ndim - 1))
+        return table.sqrt().to(like.dtype), (1 - table).sqrt().to(like.dtype)
+
+    def add_noise(self, x_0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Return x_t for clean x_0 (N, ...), noise eps of the same shape and times t (N,)."""
+        signal, noise = self.signal_noise(t, x_0)
+        return signal * x_0 + noise * eps
+
+    def target(
+        self, x_0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor, objective: Objective
+    ) -> torch.Tensor:
+        """Return what the denoiser should predict: eps, or v = sqrt(abar) eps - sqrt(1 - abar) x_0."""
+        if objective == "eps":
+            return eps
+        signal, noise = self.signal_noise(t, x_0)
+        return signal * eps - noise * x_0
+
+    def weight(self, t: torch.Tensor, objective: Objective, gamma: float | None) -> torch.Tensor:
+        """Return the min-SNR loss weights (N,) float32, 1 everywhere where gamma is None."""
+        if gamma is None:
+            return torch.ones(len(t), device=t.device)
+        abar = torch.as_tensor(self.abar, device=t.device)[t]
+        snr = abar / (1 - abar)
+        scale = snr if objective == "eps" else snr + 1
+        return (snr.clamp(max=gamma) / scale).float()
+
+    def split(
+        self, prediction: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor, objective: Objective
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the (x_0, eps) that a prediction at x_t stands for."""
+        signal, noise = self.signal_noise(t, x_t)
+        if objective == "eps":
+            return (x_t - noise * prediction) / signal, prediction
+        return signal * x_t - noise * prediction, noise * x_t + signal * prediction
+
+
+def spaced_times(schedule: Schedule, steps: int) -> list[tuple[int, int]]:
+    """Return `steps` explicit (t, t_prev) pairs from T - 1 to the clean end.
+
+    Times are even in the angle between signal and noise: DDIM's shrinkage is second order in the
+    angle of a step, so this spends the steps where they count. On data of unit variance, which
+    normalised latents are, no spacing shrinks less. Raises ValueError for more steps than times.
+    """
+    if not 1 <= steps <= schedule.timesteps:
+        raise ValueError(f"steps must be 1 to {schedule.timesteps}, got {steps}")
+    angles = np.arctan2(np.sqrt(1 - schedule.abar), np.sqrt(schedule.abar))
+    wanted = angles[-1] * (1 - np.arange(steps) / steps)
+    times = np.abs(angles[None, :] - wanted[:, None]).argmin(1)
+    for i in range(steps - 2, -1, -1):  # near the clean end several wishes share one time
+        times[i] = max(times[i], times[i + 1] + 1)
+    times[0] = schedule.timesteps - 1
+    for i in range(1, steps):
+        times[i] = min(times[i], times[i - 1] - 1)
+    walk = [int(t) for t in times]
+    return list(zip(walk, [*walk[1:], CLEAN], strict=True))
+
+
+def ddim(
+    denoise: Denoise,
+    x: torch.Tensor,
+    schedule: Schedule,
+    pairs: Sequence[tuple[int, int]],
+    *,
+    objective: Objective,
+    eta: float = 0.0,
+    generators: Sequence[torch.Generator] = (),
+) -> torch.Tensor:
+    """Walk x (N, ...) from noise at the first pair's t to the clean end (Song et al., eq. 12).
+
+    `eta` 0 is deterministic; 1 adds as much noise as DDPM, drawn for image i from
+    `generators[i]`, so that an image depends on its own generator alone.
+    """
+    if eta > 0 and len(generators) != len(x):
+        raise ValueError(f"eta {eta} needs a generator an image: {len(x)}, got {len(generators)}")
+    for t, t_prev in pairs:
+        times = torch.full((len(x),), t, device=x.device)
+        x_0, eps = schedule.split(denoise(x, times), x, times, objective)
+        x = _step(x_0, eps, schedule, t, t_prev, eta=eta, generators=generators)
+    return x
+
+
+def _step(x_0, eps, schedule: Schedule, t: int, t_prev: int, *, eta: float, generators):
+    if t_prev == CLEAN:
+        return x_0
+    abar, abar_prev = float(schedule.abar[t]), float(schedule.abar[t_prev])
+    sigma = eta * math.sqrt((1 - abar_prev) / (1 - abar) * (1 - abar / abar_prev))
+    x = math.sqrt(abar_prev) * x_0 + math.sqrt(1 - abar_prev - sigma**2) * eps
+    return x + sigma * noise_like(x, generators) if sigma > 0 else x
+
+
+def noise_like(x: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
+    """Draw standard normal noise of x's shape, row i from generators[i], on the CPU.
+
+    The CPU's generator gives the same numbers on every machine, a GPU's does not.
+    """
+    rows = [torch.randn(x.shape[1:], generator=generator, dtype=torch.float32)
+            for generator in generators]
+    return torch.stack(rows).to(x)

@@ -1,0 +1,41 @@
+"""The stages in order: the only part that knows all others.
+
+    RAW -> intake/ -> split/ -> lens/, autoencoder/, diffusion/ -> synthetic/ -> evidence/
+        -> verdict.json -> release/
+
+Each stage is a folder of the run, made by `runtime.run_stage`: the same command again skips what
+is done and goes on with what was interrupted. A stage is stale when its inputs, its sections of
+the protocol or the seed are no longer those that it was made with.
+"""
+
+from .demo import demo
+from .first_look import init, tell_intake
+from .judge import check_fresh, decide, findings_of, release, validate
+from .learn import fit, sample
+from .prepare import ingest, split
+from .report import report
+from .run import PLANS, Run, facts, open_run, parts_of, start
+from .whole import run_all
+
+__all__ = [
+    "PLANS",
+    "Run",
+    "check_fresh",
+    "decide",
+    "demo",
+    "facts",
+    "findings_of",
+    "fit",
+    "ingest",
+    "init",
+    "open_run",
+    "parts_of",
+    "release",
+    "report",
+    "run_all",
+    "sample",
+    "split",
+    "start",
+    "tell_intake",
+    "validate",
+]

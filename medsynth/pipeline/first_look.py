@@ -1,0 +1,35 @@
+"""What a person is told about their images before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import StageError
+from ..runtime import write_text
+from .run import Run, facts
+
+
+def init(raw: Path, output: Path) -> list[str]:
+    """Look at a raw folder, write a protocol to edit, and return what was seen in sentences.
+
+    Raises StageError where the protocol file is there already: nothing a person wrote is lost.
+    """
+    from ..data import survey
+
+    if output.exists():
+        raise StageError(f"{output.name} is there already: choose another name with -o")
+    seen = survey.survey(raw)
+    write_text(output, survey.draft_protocol(seen, name=_short_name(raw)))
+    return seen.sentences()
+
+
+def _short_name(raw: Path) -> str:
+    letters = "".join(c if c.isalnum() and c.isascii() else "-" for c in raw.resolve().name.lower())
+    return letters.strip("-") or "study"
+
+
+def tell_intake(run: Run) -> list[str]:
+    """Return in sentences what came out of `ingest`."""
+    counts = facts(run, "intake/intake.json")
+    return [f"{name.replace('_', ' ')}: {value}" for name, value in counts.items()
+            if isinstance(value, int | str | bool)]

@@ -1,0 +1,171 @@
+"""From a synthetic cohort to the one door out: `validate`, `decide` and `release`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from ..cohort import Cohort
+from ..errors import RefusedError, StageError, StaleError
+from ..finding import Finding, Verdict, read_findings, read_verdict, write_findings
+from ..runtime import (
+    StageRecord,
+    choose_device,
+    read_json,
+    require_stage,
+    run_stage,
+    stage_key,
+    verify_stage,
+    write_json,
+)
+from .run import PLANS, Progress, Run, parts_of, silent
+
+
+def validate(run: Run, progress: Progress = silent) -> StageRecord:
+    """Measure everything into evidence/findings.jsonl; pictures of patients stay in private/."""
+    return run.build("evidence", lambda folder: _validate(run, folder, progress))
+
+
+def _validate(run: Run, folder: Path, progress: Progress) -> None:
+    from ..validation import Case, measures
+
+    cohort, parts = parts_of(run)
+    private = folder / "private"
+    private.mkdir(exist_ok=True)
+    case = Case(
+        settings=run.protocol.validate_,
+        domain=run.domain,
+        train=cohort.take(parts["train"]),
+        holdout=cohort.take(parts["holdout"]),
+        synthetic=Cohort.read(run.folder / "synthetic"),
+        lens=_open_lens(run),
+        reconstruct=_reconstructor(run),
+        seed=run.protocol.seed,
+        private=private,
+        progress=progress,
+    )
+    findings = [finding for measure in measures().values() for finding in measure(case)]
+    write_findings(folder / "findings.jsonl", findings)
+
+
+def _open_lens(run: Run):
+    from ..models.lens import Lens, features, open_weights
+
+    folder, settings = run.folder / "lens", run.protocol.lens
+    if settings.weights is None:
+        lens = Lens.load(folder / "lens.safetensors")
+    else:
+        lens = open_weights(folder / f"lens{Path(settings.weights).suffix}", settings.sha256)
+    return features(lens, device=choose_device())
+
+
+def _reconstructor(run: Run):
+    import torch
+
+    from ..models.autoencoder import Autoencoder
+
+    device = choose_device()
+    autoencoder = Autoencoder.load(run.folder / "autoencoder").to(device)
+
+    def reconstruct(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            parts = torch.from_numpy(images).split(64)
+            return torch.cat([autoencoder.reconstruct(part.to(device)).cpu() for part in parts]
+                             ).numpy()
+
+    return reconstruct
+
+
+def check_fresh(run: Run) -> dict[str, str]:
+    """Return the digests of all stages; raise StaleError where one is not what it should be.
+
+    Every stage is hashed again, and must have been made from what now stands to its left and
+    with the protocol as it now is.
+    """
+    digests = {}
+    for stage, plan in PLANS.items():
+        record = verify_stage(run.folder / stage)
+        inputs = {name: digests.get(name, record.inputs.get(name, "")) for name in plan.needs}
+        if record.key != stage_key(inputs, run.settings(stage)):
+            raise StaleError(
+                f"{stage}/ was made from other inputs or another protocol than what is here now: "
+                f"run it again (medsynth run does all that is needed)"
+            )
+        digests[stage] = record.digest
+    return digests
+
+
+def decide(run: Run) -> Verdict:
+    """Hold the findings against the protocol's rules; write and return verdict.json.
+
+    A stale stage is a refusal too: the error says which, and no verdict is left standing.
+    """
+    from ..release import gate
+
+    path = run.folder / "verdict.json"
+    path.unlink(missing_ok=True)
+    stages = check_fresh(run)
+    findings = read_findings(run.folder / "evidence" / "findings.jsonl")
+    digests = {
+        "protocol": run.protocol.digest,
+        **{name: stages[name] for name in ("intake", "split", "lens", "autoencoder", "diffusion")},
+        "synthetic": Cohort.read(run.folder / "synthetic").digest,
+        "evidence": gate.digest_findings(findings),
+    }
+    attempt = gate.count_attempt(run.folder / "attempts.jsonl", digests["evidence"])
+    claim = gate.claims(read_json(run.folder / "split" / "split.json"), domain=run.protocol.domain)
+    verdict = gate.decide(
+        findings, run.protocol.gate.rules, attempt=attempt, claim=claim, digests=digests
+    )
+    write_json(path, verdict.to_dict())
+    return verdict
+
+
+def require_verdict(run: Run) -> Verdict:
+    """Return the verdict on what is in the run now. Raises where it is absent or stale."""
+    path = run.folder / "verdict.json"
+    if not path.exists():
+        raise StageError("there is no verdict yet: run medsynth decide first")
+    verdict = read_verdict(path)
+    stages = check_fresh(run)
+    stale = [name for name, digest in stages.items()
+             if name not in ("synthetic", "evidence") and verdict.digests.get(name) != digest]
+    if stale or verdict.digests.get("protocol") != run.protocol.digest:
+        raise StaleError(
+            "the verdict was given on something else than what is here now "
+            f"({', '.join(stale) or 'protocol'}): run medsynth decide again"
+        )
+    return verdict
+
+
+def release(run: Run) -> Path:
+    """Write release/, the one door out. Raises RefusedError unless the gate passed as it stands."""
+    from ..release import export
+
+    verdict = require_verdict(run)
+    if not verdict.passed:
+        raise RefusedError(f"the gate said {verdict.outcome}: nothing leaves", verdict.reasons)
+    folder = run.folder / "release"
+    workspace = folder.with_name("release.tmp")
+    shutil.rmtree(workspace, ignore_errors=True)
+    workspace.mkdir()
+    export.write_release(
+        workspace,
+        cohort=Cohort.read(run.folder / "synthetic"),
+        protocol=run.protocol,
+        findings=read_findings(run.folder / "evidence" / "findings.jsonl"),
+        verdict=verdict,
+        split=read_json(run.folder / "split" / "split.json"),
+        models={name: verdict.digests[name] for name in ("autoencoder", "diffusion", "lens")},
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    workspace.rename(folder)
+    return folder
+
+
+def findings_of(run: Run) -> dict[str, Finding]:
+    """Return the findings of a run's evidence."""
+    require_stage(run.folder / "evidence", by="findings")
+    return read_findings(run.folder / "evidence" / "findings.jsonl")

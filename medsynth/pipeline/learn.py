@@ -1,0 +1,140 @@
+"""From patients to networks and a synthetic cohort: the stages `fit` and `sample`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from ..data.loader import Frames
+from ..runtime import StageRecord, choose_device, derive_seed, ranks, wait_for_everyone
+from ..vocabulary import Vocabulary
+from .run import Progress, Run, parts_of, silent
+
+
+def fit(run: Run, progress: Progress = silent) -> None:
+    """Train the lens, the autoencoder and the denoiser, each into a folder of its own."""
+    run.build("lens", lambda folder: _fit_lens(run, folder, progress), all_ranks=True)
+    run.build("autoencoder", lambda folder: _fit_autoencoder(run, folder, progress),
+              all_ranks=True)
+    run.build("diffusion", lambda folder: _fit_diffusion(run, folder, progress), all_ranks=True)
+
+
+def _fit_lens(run: Run, folder: Path, progress: Progress) -> None:
+    settings = run.protocol.lens
+    if settings.weights is not None:
+        from ..models.lens import open_weights
+
+        path = Path(settings.weights)
+        open_weights(path, settings.sha256)
+        shutil.copyfile(path, folder / f"lens{path.suffix}")
+        return
+    from ..training.lens import fit_lens
+
+    cohort, parts = parts_of(run)
+    # Training and held-out patients alike, in the cohort's order: no label of which is which.
+    both = np.sort(np.concatenate([parts["train"], parts["holdout"]]))
+    fit_lens(Frames(cohort, both), settings, symmetry=run.domain.symmetries,
+             seed=run.protocol.seed, folder=folder, device=choose_device(), progress=progress)
+
+
+def _fit_autoencoder(run: Run, folder: Path, progress: Progress) -> None:
+    from ..training.autoencoder import fit_autoencoder
+
+    cohort, parts = parts_of(run)
+    fit_autoencoder(
+        Frames(cohort, parts["train"]), Frames(cohort, parts["validation"]),
+        run.protocol.autoencoder, symmetry=run.domain.augmentations, seed=run.protocol.seed,
+        folder=folder, device=choose_device(), progress=progress,
+    )
+
+
+def _fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
+    from ..models.autoencoder import Autoencoder
+    from ..models.denoiser import encode_conditions
+    from ..training.diffusion import encode_views, fit_diffusion
+
+    cohort, parts = parts_of(run)
+    device = choose_device()
+    autoencoder = Autoencoder.load(run.folder / "autoencoder").to(device)
+    train, held = Frames(cohort, parts["train"]), Frames(cohort, parts["validation"])
+    vocabulary = Vocabulary.from_labels(train.labels)
+    vocabulary.write(folder / "vocabulary.json")
+    cache = folder / "latents" / str(ranks()[0])
+    cache.mkdir(parents=True, exist_ok=True)
+    latents = encode_views(
+        autoencoder, train, run.domain.augmentations, cache / "train.npy", device)
+    held_latents = encode_views(autoencoder, held, "identity", cache / "held.npy", device)[0]
+    known = [_known(labels, vocabulary) for labels in held.labels]
+    fit_diffusion(
+        latents, encode_conditions(vocabulary, train.labels),
+        (held_latents, encode_conditions(vocabulary, known)), autoencoder,
+        run.protocol.diffusion, tokens=vocabulary.size, seed=run.protocol.seed, folder=folder,
+        device=device, progress=progress,
+    )
+
+
+def _known(labels: dict[str, str], vocabulary: Vocabulary) -> dict[str, str]:
+    """Leave out what no training patient has: the null token stands for it."""
+    return {name: value for name, value in labels.items() if (name, value) in vocabulary.tokens}
+
+
+def sample(run: Run, progress: Progress = silent) -> StageRecord:
+    """Draw the synthetic cohort into synthetic/."""
+    return run.build("synthetic", lambda folder: _sample(run, folder, progress), all_ranks=True)
+
+
+def _sample(run: Run, folder: Path, progress: Progress) -> None:
+    from .. import synthesis
+
+    study = run.protocol
+    cohort, parts = parts_of(run)
+    train = Frames(cohort, parts["train"])
+    conditions = synthesis.choose_conditions(train.labels, study.sample, study.seed)
+    if study.sample.generator == "memorize":
+        chosen = np.random.default_rng(derive_seed(study.seed, "copies")).integers(
+            0, len(train), study.sample.images)
+        conditions = [train.labels[i] for i in chosen]
+        draw = _copier(run, train, chosen)
+    else:
+        draw = _sampler(run)
+    synthesis.sample_cohort(draw, conditions, bits=study.image.bits, batch=study.sample.batch,
+                            seed=study.seed, folder=folder, progress=progress)
+    wait_for_everyone()
+    if ranks()[0] == 0:
+        synthesis.join_blocks(
+            conditions, domain=study.domain, seed=study.seed, folder=folder).write(folder)
+
+
+def _sampler(run: Run):
+    from .. import synthesis
+    from ..models.autoencoder import Autoencoder
+    from ..models.denoiser import Denoiser
+
+    device = choose_device()
+    denoiser = Denoiser.load(run.folder / "diffusion").to(device)
+    autoencoder = Autoencoder.load(run.folder / "autoencoder").to(device)
+    vocabulary = Vocabulary.read(run.folder / "diffusion" / "vocabulary.json")
+
+    def draw(numbers, conditions, seeds):
+        return synthesis.sample(
+            denoiser, autoencoder, vocabulary, conditions, settings=run.protocol.sample,
+            diffusion=run.protocol.diffusion, seeds=seeds, device=device,
+        )
+
+    return draw
+
+
+def _copier(run: Run, train: Frames, chosen: np.ndarray):
+    from .. import synthesis
+    from ..models.autoencoder import Autoencoder
+
+    device = choose_device()
+    autoencoder = Autoencoder.load(run.folder / "autoencoder").to(device)
+
+    def draw(numbers, conditions, seeds):
+        return synthesis.hand_out_copies(
+            autoencoder, train[chosen[numbers]], seeds=seeds, device=device)
+
+    return draw

@@ -1,0 +1,47 @@
+"""From a raw folder to patients divided: the stages `ingest` and `split`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..cohort import Cohort
+from ..errors import StageError
+from ..runtime import StageRecord, digest_json, write_json, write_text
+from .run import Progress, Run, silent
+
+
+def ingest(run: Run, raw: Path, progress: Progress = silent) -> StageRecord:
+    """Read the raw folder into intake/: a cohort, quarantine.csv and intake.json."""
+    from ..data import deidentify, intake
+
+    if not raw.is_dir():
+        raise StageError(f"expected a folder of images, {raw.name} is none")
+    secret = deidentify.read_or_make_secret(run.folder / "site.key")
+
+    def build(workspace: Path) -> None:
+        intake.ingest(raw, workspace, run.protocol, secret,
+                      progress=lambda done, total: progress("ingest", done / max(1, total)))
+
+    return run.build("intake", build, inputs={"raw": _look_of(raw)})
+
+
+def _look_of(raw: Path) -> str:
+    """Digest what a raw folder looks like: names, sizes and times of its files."""
+    files = sorted(path for path in raw.rglob("*") if path.is_file())
+    return digest_json([[path.relative_to(raw).as_posix(), path.stat().st_size,
+                         path.stat().st_mtime_ns] for path in files])
+
+
+def split(run: Run, progress: Progress = silent) -> StageRecord:
+    """Divide the patients at random into split/split.csv; split.json says what can be seen."""
+    from ..data import split as splitting
+
+    def build(workspace: Path) -> None:
+        cohort = Cohort.read(run.folder / "intake")
+        parts = splitting.split_patients(cohort, run.protocol.split, run.protocol.seed)
+        rows = [f"{record.id},{part}\n" for record, part in zip(cohort.records, parts, strict=True)]
+        write_text(workspace / "split.csv", "id,part\n" + "".join(rows))
+        write_json(workspace / "split.json", splitting.describe(cohort, parts))
+        progress("split", 1.0)
+
+    return run.build("split", build)

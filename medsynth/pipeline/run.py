@@ -1,0 +1,106 @@
+"""A run folder, and what each stage in it depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import domains, protocol
+from ..cohort import Cohort
+from ..errors import StageError
+from ..protocol import Protocol
+from ..runtime import StageRecord, ranks, read_json, require_stage, run_stage, write_text
+
+Progress = Callable[[str, float], None]
+
+
+def silent(what: str, share: float) -> None:
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stage reads: the stages to its left, and the protocol's sections."""
+
+    needs: tuple[str, ...]
+    sections: tuple[str, ...]
+
+
+PLANS = {
+    "intake": Plan(("raw",), ("domain", "image", "data")),
+    "split": Plan(("intake",), ("split", "seed")),
+    "lens": Plan(("intake", "split"), ("domain", "lens", "seed")),
+    "autoencoder": Plan(("intake", "split"), ("domain", "autoencoder", "seed")),
+    "diffusion": Plan(("intake", "split", "autoencoder"), ("domain", "diffusion", "seed")),
+    "synthetic": Plan(
+        ("intake", "split", "autoencoder", "diffusion"), ("domain", "image", "sample", "seed")
+    ),
+    "evidence": Plan(
+        ("intake", "split", "lens", "autoencoder", "synthetic"), ("domain", "validate", "seed")
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and the protocol it follows."""
+
+    folder: Path
+    protocol: Protocol
+
+    @property
+    def domain(self) -> domains.Domain:
+        return domains.domain(self.protocol.domain)
+
+    def settings(self, stage: str) -> dict[str, Any]:
+        """Return the protocol's sections that a stage depends on."""
+        return {name: self.protocol.section(name) for name in PLANS[stage].sections}
+
+    def inputs(self, stage: str) -> dict[str, str]:
+        """Return the digests of the finished stages that a stage reads."""
+        return {name: require_stage(self.folder / name, by=stage).digest
+                for name in PLANS[stage].needs if name != "raw"}
+
+    def build(self, stage: str, build: Callable[[Path], None], **options: Any) -> StageRecord:
+        inputs = options.pop("inputs", None) or self.inputs(stage)
+        return run_stage(self.folder / stage, build, inputs=inputs,
+                         settings=self.settings(stage), **options)
+
+
+def start(study: Protocol, folder: Path) -> Run:
+    """Open a run folder for a study, made where it is absent."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if ranks()[0] == 0:
+        write_text(folder / "protocol.yaml", protocol.to_yaml(study))
+    return Run(folder, study)
+
+
+def open_run(folder: Path) -> Run:
+    """Open a run folder that `start` made. Raises StageError where there is none."""
+    path = folder / "protocol.yaml"
+    if not path.exists():
+        raise StageError(
+            f"{folder.name}/ is no run folder: it has no protocol.yaml. "
+            f"Start one with: medsynth ingest PROTOCOL RAW {folder.name}"
+        )
+    return Run(folder, protocol.load(path))
+
+
+def parts_of(run: Run) -> tuple[Cohort, dict[str, np.ndarray]]:
+    """Return the real cohort and the indices of its train, validation and holdout images."""
+    cohort = Cohort.read(run.folder / "intake")
+    lines = (run.folder / "split" / "split.csv").read_text().splitlines()[1:]
+    parts = np.array([line.rsplit(",", 1)[1] for line in lines])
+    names = ("train", "validation", "holdout")
+    return cohort, {name: np.flatnonzero(parts == name) for name in names}
+
+
+def facts(run: Run, path: str) -> Any:
+    """Return what one JSON file of the run says. Raises StageError where it is not there yet."""
+    if not (run.folder / path).exists():
+        raise StageError(f"there is no {path} in this run yet: run the stage that makes it first")
+    return read_json(run.folder / path)

@@ -1,0 +1,201 @@
+"""How the autoencoder learns: Medfusion's losses, as far as they can be had without a download.
+
+    reconstruction   squared error + w (1 - SSIM), at full and at half size
+    KL               1e-6 of the divergence of the posterior from a standard normal
+    second stage     hinge loss of a patch discriminator with the adaptive weight of VQGAN
+
+Medfusion sums over pixels and adds LPIPS, whose weights are a download; the terms here are those
+sums divided by the number of values, which Adam does not feel.
+Source: Müller-Franzes et al., Sci Rep 13:12098 (2023); Esser et al., arXiv 2012.09841.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.losses import PatchAdversarialLoss, SSIMLoss
+from monai.networks.nets import PatchDiscriminator
+from torch import nn
+
+from .. import protocol
+from ..data.loader import Frames, draw
+from ..domains import Symmetry
+from ..models.autoencoder import Autoencoder
+from ..pictures import write_grid
+from ..runtime import derive_seed
+from .augment import flip_and_turn
+from .loop import Modules, Player, Task, learning_rate, train
+
+PRINCIPAL_IMAGES = 1000  # images whose squares the principal start is computed from
+SHOWN = 8
+
+
+def kl_divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+    """Return the divergence of N(mean, exp(log_variance)) from N(0, 1), summed, a mean over images."""
+    values = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance)
+    return values.flatten(1).sum(1).mean()
+
+
+class ReconstructionLoss(nn.Module):
+    """Squared error + `ssim_weight` (1 - SSIM) of images (N, C, H, W) in [-1, 1], both means."""
+
+    def __init__(self, ssim_weight: float):
+        super().__init__()
+        self.weight = ssim_weight
+        self.ssim = SSIMLoss(spatial_dims=2, data_range=2.0, win_size=7)
+
+    def forward(self, made: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        error = F.mse_loss(made, real)
+        return error + self.weight * self.ssim(made, real) if self.weight else error
+
+
+class AutoencoderTask:
+    """The losses of the autoencoder and of its discriminator, and the numbers that are watched."""
+
+    def __init__(self, settings: protocol.Autoencoder, channels: int):
+        self.settings = settings
+        self.reconstruction = ReconstructionLoss(settings.ssim_weight)
+        self.hinge = PatchAdversarialLoss(criterion="hinge", reduction="mean")
+        self.adversarial = False  # set for steps of the second stage
+        self.channels = channels
+
+    def loss(self, modules: Modules, images: torch.Tensor):
+        made, half, mean, log_variance = modules["autoencoder"](images)
+        made = made.float()
+        error = self.reconstruction(made, images)
+        if half is not None:
+            error = error + self.reconstruction(half.float(), F.avg_pool2d(images, 2))
+        divergence = kl_divergence(mean.float(), log_variance.float())
+        total = error + self.settings.kl_weight * divergence / images[0].numel()
+        logs = {"reconstruction": error.detach(), "kl": divergence.detach()}
+        if "discriminator" in modules and self.adversarial:
+            fooled, weight = self._fool(modules, made, error)
+            total = total + weight * fooled
+            logs |= {"adversarial": fooled.detach(), "adversarial_weight": weight}
+        return total, logs
+
+    def _fool(self, modules: Modules, made: torch.Tensor, error: torch.Tensor):
+        """Return the generator's hinge loss and the adaptive weight that balances it."""
+        scores = modules["discriminator"](made)
+        fooled = self.hinge(scores[-1:], target_is_real=True, for_discriminator=False)
+        last = _bare(modules["autoencoder"]).net.decoder.conv_out.weight
+        wanted = torch.autograd.grad(error, last, retain_graph=True)[0].norm()
+        given = torch.autograd.grad(fooled, last, retain_graph=True)[0].norm()
+        ratio = (wanted / (given + 1e-4)).clamp(0.0, 1e4).detach()
+        return fooled, self.settings.adversarial.weight * ratio
+
+    def tell_apart(self, modules: Modules, images: torch.Tensor):
+        """Return the discriminator's hinge loss on real and reconstructed images."""
+        self.adversarial = True
+        with torch.no_grad():
+            made = modules["autoencoder"](images)[0].float()
+        real = modules["discriminator"](images)[-1:]
+        fake = modules["discriminator"](made)[-1:]
+        value = 0.5 * (
+            self.hinge(real, target_is_real=True, for_discriminator=True)
+            + self.hinge(fake, target_is_real=False, for_discriminator=True)
+        )
+        return value, {"discriminator": value.detach()}
+
+
+def _bare(module: nn.Module) -> nn.Module:
+    return getattr(module, "module", module)
+
+
+def fit_autoencoder(
+    frames: Frames,
+    held_out: Frames,
+    settings: protocol.Autoencoder,
+    *,
+    symmetry: Symmetry,
+    seed: int,
+    folder: Path,
+    device: str,
+    progress=lambda what, share: None,
+) -> Autoencoder:
+    """Train on frames, watch `held_out` (validation patients), measure the latents' scale, save.
+
+    Writes the diffusers folder into `folder` and returns the autoencoder.
+    """
+    torch.manual_seed(derive_seed(seed, "autoencoder", "start"))
+    autoencoder = Autoencoder.build(settings, channels=frames.channels)
+    if settings.principal_start:
+        some = draw(len(frames), start=0, count=min(PRINCIPAL_IMAGES, len(frames)),
+                    seed=derive_seed(seed, "principal"))
+        autoencoder.start_from(torch.from_numpy(frames[some]))
+
+    def batch(start: int, count: int) -> torch.Tensor:
+        chosen = draw(len(frames), start=start, count=count,
+                      seed=derive_seed(seed, "autoencoder"))
+        return flip_and_turn(torch.from_numpy(frames[chosen]).to(device), symmetry)
+
+    held = torch.from_numpy(held_out[:256]).to(device)
+
+    def validate(modules: Modules) -> dict[str, float]:
+        made = _in_batches(modules["autoencoder"].reconstruct, held)
+        error = F.mse_loss(made, held).item() / 4  # on the scale [0, 1]
+        return {"validation_psnr": float(-10 * np.log10(max(error, 1e-12)))}
+
+    def preview(modules: Modules, path: Path) -> None:
+        made = modules["autoencoder"].reconstruct(held[:SHOWN])
+        write_grid(path, torch.cat([held[:SHOWN], made]).cpu().numpy(), columns=SHOWN)
+
+    task = Task(
+        "autoencoder", _players(autoencoder, settings, frames.channels), batch,
+        settings.training.images, settings.training.batch, seed,
+        validate=validate, preview=preview,
+    )
+    trained = train(task, folder, progress)["autoencoder"].to(device)
+    trained.set_scale(*_latent_scale(trained, frames, device))
+    trained.save(folder)
+    return trained.eval()
+
+
+def _players(
+    autoencoder: Autoencoder, settings: protocol.Autoencoder, channels: int
+) -> dict[str, Player]:
+    losses = AutoencoderTask(settings, channels)
+    training, second = settings.training, settings.adversarial
+    usual = learning_rate(training)
+    if second is None:
+        player = Player(autoencoder, losses.loss, usual, training.weight_decay, training.clip)
+        return {"autoencoder": player}
+
+    def rate(seen: int) -> float:
+        return usual(seen) if seen < second.after_images else second.learning_rate
+
+    discriminator = PatchDiscriminator(
+        spatial_dims=2, channels=64, in_channels=channels, num_layers_d=3, norm="INSTANCE"
+    )
+    # The discriminator plays first, so that the autoencoder knows which stage it is in.
+    return {
+        "discriminator": Player(
+            discriminator, losses.tell_apart, lambda seen: second.learning_rate,
+            clip=training.clip, starts_after=second.after_images,
+        ),
+        "autoencoder": Player(
+            autoencoder, losses.loss, rate, training.weight_decay, training.clip
+        ),
+    }
+
+
+def _latent_scale(
+    autoencoder: Autoencoder, frames: Frames, device: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Measure mean and deviation a channel of the raw latents over all training images."""
+    count, total, squares = 0, 0.0, 0.0
+    for chunk in frames.chunks(64):
+        with torch.inference_mode():
+            z = autoencoder.moments(torch.from_numpy(chunk).to(device))[0].double().cpu()
+        count += z[:, 0].numel()
+        total = total + z.sum((0, 2, 3))
+        squares = squares + (z**2).sum((0, 2, 3))
+    mean = total / count
+    return mean.float(), (squares / count - mean**2).clamp(min=1e-12).sqrt().float()
+
+
+def _in_batches(function, images: torch.Tensor, size: int = 32) -> torch.Tensor:
+    return torch.cat([function(part) for part in images.split(size)])

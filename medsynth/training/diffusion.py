@@ -1,0 +1,126 @@
+"""How the denoiser learns: noise the latents, predict v or eps, weigh by min-SNR.
+
+Latents are encoded once. Each sample's condition is dropped to null on a coin of its own, so that
+guidance has something to compare with. Sources: see models/diffusion.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .. import protocol
+from ..data.loader import Frames, draw
+from ..domains import Symmetry
+from ..models.autoencoder import Autoencoder
+from ..models.denoiser import Denoiser, drop_condition, guided
+from ..models.diffusion import Schedule, ddim, spaced_times
+from ..pictures import write_grid
+from ..runtime import derive_seed
+from .augment import views_of
+from .loop import Modules, Player, Task, learning_rate, train
+
+SHOWN, SHOWN_STEPS = 16, 20
+
+
+def denoising_loss(
+    denoiser, z: torch.Tensor, condition: torch.Tensor, t: torch.Tensor, eps: torch.Tensor,
+    schedule: Schedule, settings: protocol.Diffusion,
+) -> torch.Tensor:
+    """Return the weighted loss (N,) of predicting at latents z (N, c, h, w), times t, noise eps."""
+    target = schedule.target(z, eps, t, settings.objective)
+    made = denoiser(schedule.add_noise(z, eps, t), t, condition).float()
+    error = (made - target).abs() if settings.loss == "l1" else (made - target) ** 2
+    return error.flatten(1).mean(1) * schedule.weight(t, settings.objective, settings.min_snr_gamma)
+
+
+def encode_views(
+    autoencoder: Autoencoder, frames: Frames, symmetry: Symmetry, path: Path, device: str
+) -> np.ndarray:
+    """Encode every view of all frames once: (V, N, c, h, w) float32, memory mapped at `path`."""
+    shape = autoencoder.encode(torch.from_numpy(frames[:1]).to(device)).shape[1:]
+    views = views_of(symmetry)
+    latents = np.lib.format.open_memmap(
+        path, "w+", np.float32, (len(views), len(frames), *shape)
+    )
+    with torch.inference_mode():
+        for number, (quarter, mirrored) in enumerate(views):
+            start = 0
+            for chunk in frames.chunks(64):
+                images = torch.from_numpy(chunk).to(device).rot90(quarter, (2, 3))
+                z = autoencoder.encode(images.flip(3) if mirrored else images)
+                latents[number, start : start + len(z)] = z.cpu().numpy()
+                start += len(z)
+    latents.flush()
+    return latents
+
+
+def fit_diffusion(
+    latents: np.ndarray,
+    conditions: torch.Tensor,
+    validation: tuple[np.ndarray, torch.Tensor],
+    autoencoder: Autoencoder,
+    settings: protocol.Diffusion,
+    *,
+    tokens: int,
+    seed: int,
+    folder: Path,
+    device: str,
+    progress=lambda what, share: None,
+) -> Denoiser:
+    """Train on latents (V, N, c, h, w) float32, V views of each image, and conditions (N, L).
+
+    Writes the denoiser's folder into `folder` and returns it, with averaged weights.
+    """
+    torch.manual_seed(derive_seed(seed, "diffusion", "start"))
+    _, count, channels, size, _ = latents.shape
+    denoiser = Denoiser.build(settings, latent_channels=channels, latent_px=size, tokens=tokens)
+    schedule = Schedule(settings.schedule, settings.timesteps)
+
+    def batch(start: int, wanted: int):
+        chosen = draw(count, start=start, count=wanted, seed=derive_seed(seed, "diffusion"))
+        views = torch.randint(0, len(latents), (wanted,)).numpy()
+        return (torch.from_numpy(latents[views, chosen]).to(device),
+                conditions[torch.from_numpy(chosen)].to(device))
+
+    def loss(modules: Modules, drawn):
+        z, condition = drawn
+        t = torch.randint(0, schedule.timesteps, (len(z),), device=device)
+        condition = drop_condition(condition, settings.condition_dropout)
+        eps = torch.randn_like(z)
+        value = denoising_loss(
+            modules["denoiser"], z, condition, t, eps, schedule, settings
+        ).mean()
+        return value, {"loss": value.detach()}
+
+    held = [torch.from_numpy(validation[0]).to(device), validation[1].to(device)]
+
+    def validate(modules: Modules) -> dict[str, float]:
+        """The same loss, at evenly spread times with fixed noise, on patients not trained on."""
+        losses = []
+        for z, condition in zip(held[0].split(64), held[1].split(64), strict=True):
+            t = torch.linspace(0, schedule.timesteps - 1, len(z), device=device).long()
+            eps = torch.randn_like(z)
+            losses.append(denoising_loss(
+                modules["denoiser"], z, condition, t, eps, schedule, settings))
+        return {"validation_loss": torch.cat(losses).mean().item()}
+
+    def preview(modules: Modules, path: Path) -> None:
+        noise = torch.randn(SHOWN, channels, size, size).to(device)
+        shown = conditions[torch.arange(SHOWN) % len(conditions)].to(device)
+        z = ddim(guided(modules["denoiser"], shown, 1.0), noise, schedule,
+                 spaced_times(schedule, SHOWN_STEPS), objective=settings.objective)
+        write_grid(path, autoencoder.to(device).decode(z).cpu().numpy(), columns=8)
+
+    training = settings.training
+    player = Player(denoiser, loss, learning_rate(training), training.weight_decay, training.clip)
+    task = Task(
+        "diffusion", {"denoiser": player}, batch, training.images, training.batch, seed,
+        ema=("denoiser", settings.ema) if settings.ema else None,
+        validate=validate, preview=preview,
+    )
+    trained = train(task, folder, progress)["denoiser"]
+    trained.save(folder)
+    return trained
