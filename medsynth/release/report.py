@@ -160,8 +160,7 @@ def _breakable(name: str) -> Markup:
 
 def _tied(bar: str) -> str:
     """Keep a rule's number and its words on one line; what stands in brackets may go below."""
-    words, bracket, rest = bar.partition(" (")
-    return words.replace(" ", "\N{NO-BREAK SPACE}") + bracket + rest
+    return bar.replace(" ", "\N{NO-BREAK SPACE}").replace("\N{NO-BREAK SPACE}(", " (")
 
 
 def _data_uri(png: bytes) -> str:
