@@ -130,7 +130,7 @@ class Cohort:
         if missing:
             raise DataError(f"{folder.name}/ is no cohort: {', '.join(missing)} is missing")
         pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
-        records = parse_records((folder / "records.csv").read_text())
+        records = parse_records((folder / "records.csv").read_bytes().decode())
         return cls(read_json(folder / "cohort.json")["domain"], records, pixels)
 
 
@@ -168,19 +168,24 @@ def records_csv(records: Iterable[Record]) -> str:
     """Write records as CSV text: FIELDS, then one column `label:NAME` an attribute, sorted."""
     rows = list(records)
     attributes = sorted({name for record in rows for name in record.labels})
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*FIELDS, *(LABEL_PREFIX + name for name in attributes)])
+    lines = [_csv_line([*FIELDS, *(LABEL_PREFIX + name for name in attributes)])]
     for record in rows:
         values = ["" if (value := getattr(record, name)) is None else value for name in FIELDS]
-        writer.writerow([*values, *(record.labels.get(name, "") for name in attributes)])
-    return text.getvalue()
+        lines.append(_csv_line([*values, *(record.labels.get(name, "") for name in attributes)]))
+    return "".join(lines)
+
+
+def _csv_line(values: Sequence[object]) -> str:
+    text = io.StringIO(newline="")
+    # with this line end the writer quotes both of its characters, so that any text survives
+    csv.writer(text, lineterminator="\r\n").writerow(values)
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def parse_records(text: str) -> tuple[Record, ...]:
     """Read what `records_csv` wrote; an empty label is an absent one."""
     records = []
-    for row in csv.DictReader(io.StringIO(text)):
+    for row in csv.DictReader(io.StringIO(text, newline="")):
         labels = {name.removeprefix(LABEL_PREFIX): value for name, value in row.items()
                   if name.startswith(LABEL_PREFIX) and value != ""}
         records.append(Record(

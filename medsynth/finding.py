@@ -53,7 +53,7 @@ def write_findings(path: Path, findings: Iterable[Finding]) -> None:
 def read_findings(path: Path) -> dict[str, Finding]:
     """Read findings by name; null becomes NaN. Raises DataError on a name that comes twice."""
     findings: dict[str, Finding] = {}
-    for line in path.read_text().splitlines():
+    for line in filter(None, path.read_text().split("\n")):  # splitlines knows too many ends
         row = json.loads(line)
         for key in ("value", "low", "high"):
             row[key] = math.nan if row[key] is None else float(row[key])
