@@ -85,8 +85,18 @@ def _prepare(image: np.ndarray, domain: str, size_px: int) -> np.ndarray:
     set_track_meta(False)  # what is recorded of a transform is of no use here and doubles its time
     try:
         return np.asarray(_preparation(domain, size_px)(torch.from_numpy(image)))
+    except RuntimeError:  # MONAI's word for everything; only an empty crop is the image's fault
+        if _crops_to_nothing(torch.from_numpy(image), domain):
+            raise BadImage("blank image", "nothing shows where this domain looks") from None
+        raise
     finally:
         set_track_meta(tracking)
+
+
+def _crops_to_nothing(image: Any, domain: str) -> bool:
+    from monai.transforms import Compose
+
+    return 0 in Compose(domains.domain(domain).crop())(image).shape
 
 
 @cache

@@ -17,6 +17,7 @@ import numpy as np
 from .badimage import BLANK, BadImage, silence
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+PNG_END = b"IEND\xaeB`\x82"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 OTHERS = {
     b"%PDF": "a PDF document",
@@ -126,7 +127,7 @@ def _read_png(path: Path, max_pixels: int, frame: int | None) -> np.ndarray:
     from PIL.PngImagePlugin import PngImageFile
 
     data = path.read_bytes()
-    if b"IEND" not in data[-4096:]:
+    if PNG_END not in data[-4096:]:
         raise BadImage("truncated or damaged", "the PNG has no end")
     return _decode_raster(PngImageFile, data, max_pixels)
 
@@ -227,7 +228,7 @@ def _tiff_page(page, path: Path, max_pixels: int) -> np.ndarray:
         pixels = np.moveaxis(pixels, 0, -1)
     if page.photometric == 3:  # a palette of 16-bit colours, (3, entries)
         pixels = np.moveaxis(page.colormap, 0, -1)[pixels]
-    if pixels.ndim == 3 and pixels.shape[-1] in (2, 4):
+    if pixels.ndim == 3 and pixels.shape[-1] in (2, 4) and set(page.extrasamples) & {1, 2}:
         pixels = _without_tiff_alpha(pixels)
     image = _scale(pixels)
     return 1 - image if page.photometric == 0 else image  # 0: white is zero

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import posixpath
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,32 +19,17 @@ import numpy as np
 
 from ..errors import DataError
 from .badimage import BadImage
+from .columns import FEWEST, TableGuess, guess_columns, read_tables, spread
 from .headers import Header, peek
-from .layouts import FOLDER_ATTRIBUTE, MOST_FOLDERS, SUFFIXES, is_image_name, read_table, walk
+from .layouts import FOLDER_ATTRIBUTE, MOST_FOLDERS, SUFFIXES, is_image_name, walk
 from .readers import read_image, to_channels
 
 if TYPE_CHECKING:
     import pandas as pd
 
-HEADERS, LOOKS, TABLES = 300, 16, 20  # how many headers, images and tables are looked at
+HEADERS, LOOKS = 300, 16  # how many headers and images are looked at
 LOOK_PIXELS = 50_000_000
-FEWEST, MOST = 2, 50  # distinct values of a column that may be a label
 DARK = 0.1  # corners below this, 0 to 1, are the black around a retina
-PATH_NAMES = ("path", "file", "filename", "file_name", "image", "image_path", "image_index")
-PATIENT_NAME = re.compile(r"^(patient|subject|person|case)?_?(id|number|no|nr)?$|^(mrn|pid)$")
-IDENTIFYING = re.compile(r"name|birth|dob|date|time|mrn|address|phone|e?mail|uid|(^|_)id$")
-
-
-@dataclass(frozen=True)
-class TableGuess:
-    """What a table's columns may be; `path_column` is None where no column names files."""
-
-    path: str
-    rows: int
-    columns: tuple[str, ...]
-    path_column: str | None
-    patient_column: str | None
-    label_columns: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -53,8 +37,8 @@ class Survey:
     """What a raw folder looks like. Sizes are (smallest, median, largest) in pixels.
 
     `images` are those that tables name, `unlisted` further image files; without a table all count
-    as images. `headers` of them were read, `unreadable` of them in vain. `patients` is None where no
-    patient is known; for DICOM without a table it counts the headers that were read.
+    as images. `headers` of them were read, `unreadable` of them in vain. `patients` is None where
+    no patient is known; for DICOM without a table it counts the headers that were read.
     `labels` counts values by attribute.
     """
 
@@ -97,14 +81,14 @@ def survey(raw: Path, tables: str = "labels.csv") -> Survey:
     images = [path for path in files if is_image_name(raw, path)]
     if not images:
         raise DataError(f"no image in {raw.name}/: looked for files ending in {' '.join(SUFFIXES)}")
-    frames = list(_read_tables(raw, files, tables))
-    guesses = tuple(_guess(raw, name, frame) for name, frame in frames)
+    frames = list(read_tables(raw, files, tables))
+    guesses = tuple(guess_columns(raw, name, frame) for name, frame in frames)
     listed = _listed(frames, guesses)
     chosen = _chosen(raw, listed) or images
-    seen = [peek(raw / path) for path in _spread(chosen, HEADERS)]
+    seen = [peek(raw / path) for path in spread(chosen, HEADERS)]
     headers = [header for header in seen if header]
     patients, patients_from = _count_patients(listed, headers)
-    domain, because = _guess_domain([raw / path for path in _spread(chosen, LOOKS)], headers)
+    domain, because = _guess_domain([raw / path for path in spread(chosen, LOOKS)], headers)
     return Survey(
         folder=raw.name,
         images=len(chosen),
@@ -127,55 +111,6 @@ def survey(raw: Path, tables: str = "labels.csv") -> Survey:
 
 
 # Tables -----------------------------------------------------------------------------------------
-
-
-def _read_tables(raw: Path, files: list[str], wanted: str) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield tables, those of the wanted name first; one that can't be read is left out."""
-    names = [path for path in files if path.lower().endswith(".csv")]
-    names.sort(key=lambda path: (posixpath.basename(path) != wanted, path))
-    for name in names[:TABLES]:
-        try:
-            yield name, read_table(raw / name)
-        except DataError:
-            continue
-
-
-def _guess(raw: Path, name: str, table: pd.DataFrame) -> TableGuess:
-    folder = (raw / name).parent
-    paths = [column for column in table.columns if _names_files(folder, table[column])]
-    paths.sort(key=lambda column: _plain(column) not in PATH_NAMES)
-    patient = next((c for c in table.columns if c not in paths and _may_be_patient(c)), None)
-    labels = tuple(
-        column
-        for column in table.columns
-        if column not in (*paths, patient) and _may_be_label(table, column, patient)
-    )
-    columns = tuple(table.columns)
-    return TableGuess(name, len(table), columns, paths[0] if paths else None, patient, labels)
-
-
-def _names_files(folder: Path, cells: pd.Series) -> bool:
-    some = [cell for cell in _spread(list(cells), 40) if cell]
-    return bool(some) and sum((folder / cell).is_file() for cell in some) > len(some) / 2
-
-
-def _plain(column: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", column.lower()).strip("_")
-
-
-def _may_be_patient(column: str) -> bool:
-    return bool(PATIENT_NAME.match(_plain(column))) and _plain(column) not in ("id", "no", "nr", "")
-
-
-def _may_be_label(table: pd.DataFrame, column: str, patient: str | None) -> bool:
-    """A few values, each often; not one that names people, and not one value for each patient."""
-    values = table[column][table[column] != ""]
-    distinct = values.nunique()
-    if not FEWEST <= distinct <= min(MOST, len(values) / 2) or IDENTIFYING.search(_plain(column)):
-        return False
-    if patient is None:
-        return True
-    return bool(table.loc[values.index].groupby(column)[patient].nunique().max() > 1)
 
 
 def _listed(frames: Sequence[tuple[str, pd.DataFrame]], guesses: Sequence[TableGuess]) -> list:
@@ -252,12 +187,6 @@ def _corners(image: np.ndarray) -> float:
     side = max(1, min(image.shape[1:]) // 20)
     rows = np.concatenate([image[:, :side], image[:, -side:]], axis=1)
     return float(np.concatenate([rows[..., :side], rows[..., -side:]], axis=2).mean())
-
-
-def _spread(items: Sequence, most: int) -> list:
-    """Take at most so many items, evenly spread."""
-    step = max(1, -(-len(items) // most))
-    return list(items[::step])
 
 
 def _range(values: list[int]) -> tuple[int, int, int]:
