@@ -408,8 +408,20 @@ def to_yaml(protocol: Protocol) -> str:
     text = io.StringIO()
     yaml = YAML()
     yaml.default_flow_style = None
-    yaml.dump(protocol.to_dict(), text)
+    yaml.dump(_quoted(protocol.to_dict()), text)
     return text.getvalue()
+
+
+def _quoted(value: Any) -> Any:
+    """Quote all texts but plain words: ruamel leaves some bare that it can't read back."""
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+    if isinstance(value, Mapping):
+        return {_quoted(key): _quoted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_quoted(item) for item in value]
+    plain = not isinstance(value, str) or value.replace("-", "_").isidentifier()
+    return value if plain else DoubleQuotedScalarString(value)
 
 
 def _parse_yaml(text: str, source: str) -> Mapping[str, Any]:

@@ -20,9 +20,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from . import __version__
 from .errors import StageError, StaleError
 
-RECORDED_PACKAGES = ("medsynth", "torch", "monai", "diffusers", "accelerate", "numpy", "pydicom")
+RECORDED_PACKAGES = ("torch", "monai", "diffusers", "accelerate", "numpy", "pydicom")
 # Files that say how long things took, or show how it went: they are no result, so they are not
 # part of a stage's digest.
 VOLATILE = ("log.jsonl", "stage.json", "key.json")
@@ -289,7 +290,7 @@ def verify_stage(folder: Path) -> StageRecord:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages on which results depend."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "medsynth": __version__}
     for name in RECORDED_PACKAGES:
         try:
             found[name] = metadata.version(name)
