@@ -118,7 +118,7 @@ def test_the_draft_waits_for_a_gate_and_loads_once_a_person_decided(tmp_path):
 def test_a_recipe_s_sections_and_rules_are_taken_as_they_are(tmp_path):
     base = {
         "name": "other", "domain": "histology", "image": {"size_px": 32},
-        "autoencoder": {"widths": [8, 16], "training": {"images": 10, "batch": 2, "learning_rate": 0.1}},
+        "autoencoder": {"widths": [8, 16], "kl_weight": 0.5},
         "diffusion": {"widths": [32], "attention": [True]},
         "gate": {"rules": [{"finding": "memorization.mine", "at_most": 0.5}]},
     }  # fmt: skip
