@@ -71,10 +71,17 @@ def compare(before: np.ndarray, after: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return (N,) structural similarity. Source: Wang et al., IEEE TIP 13 (2004)."""
+    """Return (N,) structural similarity over the places where the window fits in the image.
+
+    Source: Wang et al., IEEE TIP 13 (2004).
+    """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    return structural_similarity_index_measure(a, b, data_range=1.0, reduction="none").reshape(-1)
+    _, full = structural_similarity_index_measure(
+        a, b, data_range=1.0, reduction="none", return_full_image=True
+    )
+    edge = KERNEL_PX // 2  # torchmetrics also counts places that it filled up by reflection
+    return full[..., edge:-edge, edge:-edge].flatten(1).mean(1)
 
 
 def ms_ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

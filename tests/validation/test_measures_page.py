@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from known_truth import SETTINGS, cohort, make_case
+
+from medsynth.validation import measures
+
+PAGE = (Path(__file__).parents[2] / "docs" / "measures.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory):
+    case = make_case(
+        tmp_path_factory.mktemp("private"),
+        cohort(range(12)),
+        cohort(range(100, 112)),
+        cohort(range(200, 212), origin="synthetic"),
+        reconstruct=lambda images: images * 0.9,
+        settings=SETTINGS.model_copy(update={"candidates": 4}),
+    )
+    return [finding for measure in measures().values() for finding in measure(case)]
+
+
+def test_every_finding_stands_on_the_page_with_its_direction(findings):
+    rows = dict(re.findall(r"^\| `([^`]+)` \|(.*)\|$", PAGE, re.MULTILINE))
+    for finding in findings:
+        change = finding.name.removeprefix("memorization.recall.")
+        name = finding.name if change == finding.name else "memorization.recall.<change>"
+        assert finding.direction.removesuffix(" is better") in rows[name], finding.name
+        assert change == finding.name or f"`{change}`" in PAGE, finding.name
+
+
+def test_the_page_promises_nothing_that_is_not_measured(findings):
+    promised = set(re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \|", PAGE, re.MULTILINE))
+    assert promised == {finding.name for finding in findings if finding.name.count(".") == 1}
+
+
+def test_every_private_file_stands_on_the_page(tmp_path):
+    case = make_case(
+        tmp_path,
+        cohort(range(12)),
+        cohort(range(100, 112)),
+        cohort(range(200, 212), origin="synthetic"),
+        reconstruct=lambda images: images,
+    )
+    list(measures()["reconstruction"](case))
+    assert all(f"`{path.name}`" in PAGE for path in tmp_path.iterdir())
+    assert len(list(tmp_path.iterdir())) == 3

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from medsynth.validation.statistics import (
+    attribution_test,
+    bootstrap_mean,
+    clopper_pearson,
+    conformal_threshold,
+    divide,
+    jackknife,
+)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 20), (3, 20), (20, 20), (7, 1000)])
+def test_clopper_pearson_agrees_with_scipy(hits, n):
+    found = clopper_pearson(hits, n)
+    wanted = stats.binomtest(hits, n).proportion_ci(0.95, "exact")
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=1e-12)
+
+
+def test_no_hit_among_300_bounds_the_rate_by_the_rule_of_three():
+    assert clopper_pearson(0, 300, level=0.90).high == pytest.approx(3 / 300, rel=0.01)
+
+
+def test_nothing_tried_says_nothing():
+    found = clopper_pearson(0, 0)
+    assert math.isnan(found.value)
+    assert (found.low, found.high) == (0, 1)
+
+
+def test_bootstrap_covers_the_truth_when_images_of_a_patient_agree():
+    covered = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        patients = np.repeat(np.arange(40), 5)
+        values = rng.standard_normal(40)[patients] + 0.1 * rng.standard_normal(200)
+        found = bootstrap_mean(values, patients, 200, rng)
+        covered += found.low <= 0 <= found.high
+    assert covered >= stats.binom.ppf(0.001, 200, 0.93)
+
+
+def test_bootstrap_over_images_would_be_too_narrow():
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(30), 10)
+    values = rng.standard_normal(30)[patients]
+    whole = bootstrap_mean(values, patients, 400, rng)
+    single = bootstrap_mean(values, np.arange(300), 400, rng)
+    assert whole.high - whole.low > 2 * (single.high - single.low)
+
+
+def test_jackknife_of_a_mean_is_student_s_interval_over_groups():
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(20), 7)
+    values = rng.standard_normal(140)
+    found = jackknife(lambda keep: values[keep[groups]].mean(), 20)
+    means = values.reshape(20, 7).mean(1)
+    wanted = stats.t.interval(0.95, 19, means.mean(), stats.sem(means))
+    assert (found.low, found.high) == pytest.approx(wanted)
+
+
+def test_a_single_group_gives_no_interval():
+    found = jackknife(lambda keep: 4.0, 1)
+    assert found.value == 4
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+
+
+def test_groups_hold_whole_patients_and_are_as_many_on_both_sides():
+    rng = np.random.default_rng(2)
+    few, many = np.repeat(np.arange(6), 3), np.arange(100)
+    groups = divide([few, many], rng)
+    assert all(set(side) == set(range(6)) for side in groups)
+    assert all(len(set(groups[0][few == patient])) == 1 for patient in range(6))
+
+
+def test_the_conformal_threshold_keeps_its_rate():
+    rng = np.random.default_rng(3)
+    passed = []
+    for _ in range(2000):
+        threshold, rate = conformal_threshold(rng.random(99), 0.05)
+        passed.append(rng.random() <= threshold)
+    assert rate == 0.05
+    assert stats.binomtest(sum(passed), 2000, 0.05).pvalue > 0.001
+
+
+def test_the_conformal_threshold_says_when_there_are_too_few_scores():
+    threshold, rate = conformal_threshold(np.array([0.7, 0.4, 0.9]), 0.01)
+    assert (threshold, rate) == (0.4, 0.25)
+
+
+def simulated_p(seed: int, generator: str, copies: int = 0) -> float:
+    """Features with known truth: 40 training and 30 held-out patients, two images each."""
+    rng = np.random.default_rng(seed)
+    people = rng.standard_normal((70, 6))
+    is_train = rng.permutation(np.arange(70) < 40)
+    patients = np.repeat(np.arange(70), 2)
+    real = people[patients] + 0.3 * rng.standard_normal((140, 6))
+    made = rng.standard_normal((60, 6)) * {"fresh": 1.0, "shrunk": 0.4, "smooth": 0.8}[generator]
+    made[:, 3:] *= 0.2 if generator == "smooth" else 1.0
+    sources = rng.choice(np.flatnonzero(is_train[patients]), copies, replace=False)
+    made[:copies] = real[sources] + 0.02 * rng.standard_normal((copies, 6))
+    rankings = [
+        _ranking(made[:, part], real[:, part], patients) for part in (slice(0, 6), slice(3))
+    ]
+    return attribution_test(rankings, is_train, 99, rng)
+
+
+def _ranking(made, real, patients):
+    distance = ((made[:, None] - real[None]) ** 2).sum(2)
+    nearest = patients[distance.argmin(1)]
+    second = np.where(patients[None] == nearest[:, None], np.inf, distance).min(1)
+    return nearest[np.argsort(distance.min(1) / second)]
+
+
+@pytest.mark.parametrize("generator", ["fresh", "shrunk", "smooth"])
+def test_the_attribution_test_alarms_at_its_level_whatever_the_generator(generator):
+    alarms = sum(simulated_p(seed, generator) <= 0.05 for seed in range(200))
+    assert stats.binom.ppf(0.001, 200, 0.05) <= alarms <= stats.binom.ppf(0.999, 200, 0.05)
+
+
+def test_the_attribution_test_sees_copies():
+    assert sum(simulated_p(seed, "fresh", copies=20) <= 0.05 for seed in range(30)) >= 27
+
+
+def test_the_attribution_test_is_blind_without_held_out_patients():
+    ranking = [np.arange(30)]
+    assert attribution_test(ranking, np.ones(30, bool), 99, np.random.default_rng(0)) == 1
+
+
+def test_all_nearest_to_training_patients_is_the_smallest_p_value():
+    is_train = np.arange(80) < 40
+    p = attribution_test([np.arange(40)], is_train, 199, np.random.default_rng(0))
+    assert p == 1 / 200
