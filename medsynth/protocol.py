@@ -67,7 +67,7 @@ class Data(Section):
     """A file that unpacks to more pixels is refused as a decompression bomb."""
     dicom_frame: Annotated[int, Field(ge=0)] | None = None
     """Which frame of a multi-frame DICOM file to take; null refuses such files."""
-    duplicate_correlation: Share = 0.985
+    duplicate_correlation: Share = 0.95
     """Two images whose structure correlates at least this much are near-duplicates."""
 
 
@@ -330,6 +330,12 @@ class Protocol(Section):
         if name not in domains.names():
             raise ValueError(f"expected one of {', '.join(domains.names())}")
         return name
+
+    @model_validator(mode="after")
+    def _depth_fits(self) -> Protocol:
+        if self.image.bits == 16 and domains.domain(self.domain).channels == 3:
+            raise ValueError("image.bits 16 is for grey domains: no common PNG reader keeps 16-bit RGB")
+        return self
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Protocol:

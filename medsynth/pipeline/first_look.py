@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ruamel.yaml import YAML
+
+from .. import protocol
 from ..errors import StageError
 from ..runtime import write_text
 from .run import Run, facts
@@ -19,7 +22,8 @@ def init(raw: Path, output: Path) -> list[str]:
     if output.exists():
         raise StageError(f"{output.name} is there already: choose another name with -o")
     seen = survey.survey(raw)
-    write_text(output, survey.draft_protocol(seen, name=_short_name(raw)))
+    recipe = YAML(typ="safe").load(protocol.shipped(seen.domain).read_text())
+    write_text(output, survey.draft_protocol(seen, name=_short_name(raw), base=recipe))
     return seen.sentences()
 
 

@@ -1,0 +1,145 @@
+"""The command line as a person or a program meets it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import TEXT, write_raw
+from typer.testing import CliRunner
+
+from medsynth import cli
+from medsynth.errors import MedsynthError
+
+COMMANDS = ("demo", "run", "init", "protocol", "ingest", "split", "fit", "sample", "validate",
+            "findings", "decide", "release", "report", "verify", "doctor")
+
+
+def call(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "medsynth", *arguments], cwd=cwd, text=True,
+                          capture_output=True, check=False)
+
+
+@pytest.fixture
+def protocol_file(tmp_path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_and_speaks_json(command):
+    result = CliRunner().invoke(cli.app, [command, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert "--json" in result.output
+
+
+def test_help_loads_nothing_heavy():
+    code = ("import sys, medsynth.cli; heavy = {'torch', 'monai', 'diffusers', 'pandas', 'numpy', "
+            "'pydantic'} & set(sys.modules); sys.exit(f'loaded {heavy}' if heavy else 0)")
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_wrong_use_exits_with_2():
+    assert call("run").returncode == 2
+    assert call("no-such-command").returncode == 2
+
+
+def test_faulty_protocol_exits_with_1_and_lists_every_fault(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("name: x\ndomain: nose\nimage: {size_px: 63}\n")
+    result = call("protocol", str(path))
+    assert result.returncode == 1
+    assert "line 2: domain" in result.stderr
+    assert "line 3: image.size_px" in result.stderr
+    assert "gate: is required" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_error_is_json_where_json_was_asked_for(tmp_path):
+    result = call("protocol", str(tmp_path / "absent.yaml"), "--json")
+    assert result.returncode == 1
+    assert "no such file" in json.loads(result.stdout)["error"]
+
+
+def test_protocol_prints_the_resolved_one_and_its_digest(protocol_file):
+    result = call("protocol", str(protocol_file), "--json", "--set", "sample.steps=9")
+    said = json.loads(result.stdout)
+    assert said["protocol"]["sample"]["steps"] == 9
+    assert said["protocol"]["split"]["holdout"] == 0.4
+    assert len(said["digest"]) == 64
+
+
+def test_change_without_a_value_is_refused(protocol_file):
+    result = call("protocol", str(protocol_file), "--set", "sample.steps")
+    assert result.returncode == 1
+    assert "expected KEY=VALUE" in result.stderr
+
+
+def test_init_writes_a_protocol_that_a_person_must_finish(tmp_path):
+    write_raw(tmp_path / "raw", patients=10)
+    result = call("init", "raw", "-o", "study.yaml", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "10 patients" in result.stdout
+    unfinished = call("protocol", "study.yaml", cwd=tmp_path)
+    assert unfinished.returncode == 1
+    assert "gate: is required" in unfinished.stderr
+    assert call("init", "raw", "-o", "study.yaml", cwd=tmp_path).returncode == 1
+
+
+def test_stages_one_by_one_say_what_they_did(tmp_path, protocol_file):
+    write_raw(tmp_path / "raw", patients=20)
+    run = tmp_path / "run"
+    ingested = call("ingest", str(protocol_file), str(tmp_path / "raw"), str(run), "--json")
+    assert json.loads(ingested.stdout)["images"] == 40
+    divided = json.loads(call("split", str(run), "--json").stdout)
+    assert divided["parts"]["holdout"]["patients"] == 8
+    too_early = call("sample", str(run))
+    assert too_early.returncode == 1
+    assert "needs the folder autoencoder/" in too_early.stderr
+
+
+def test_too_many_bad_files_stop_the_run_with_exit_1_and_a_list(tmp_path, protocol_file):
+    write_raw(tmp_path / "raw", patients=3, bad_files=4)
+    result = call("ingest", str(protocol_file), str(tmp_path / "raw"), str(tmp_path / "run"))
+    assert result.returncode == 1
+    assert "quarantine.csv" in result.stderr
+    listed = next((tmp_path / "run").glob("intake*/quarantine.csv")).read_text()
+    assert len(listed.splitlines()) == 5
+
+
+def test_verify_of_a_folder_that_is_no_release_exits_with_1(tmp_path):
+    assert call("verify", str(tmp_path)).returncode == 1
+
+
+def test_doctor_names_what_this_machine_has():
+    said = json.loads(call("doctor", "--json").stdout)
+    assert {"gpu", "DICOM codecs", "torch", "free disk"} <= set(said)
+
+
+@pytest.mark.parametrize("error", MedsynthError.__subclasses__())
+def test_every_error_has_an_exit_code(error):
+    assert error.exit_code in (1, 3)
+
+
+def test_torchrun_trains_on_two_processes_to_the_same_weights_on_both(tmp_path):
+    """Two processes on the CPU: each step's batch is shared out, gradients are averaged."""
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from training.test_loop import line_task, weights\n"
+        "from medsynth.runtime import ranks\n"
+        "from medsynth.training.loop import train\n"
+        "folder = Path(sys.argv[2]); net = train(line_task(ema=None), folder)['net']\n"
+        "(folder / f'rank{ranks()[0]}').write_text(weights(net))\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MEDSYNTH_DEVICE": "cpu"}
+    result = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
+         str(script), str(Path(__file__).parent), str(tmp_path)],
+        env=environment, capture_output=True, text=True, check=False, timeout=200)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert (tmp_path / "rank0").read_text() == (tmp_path / "rank1").read_text()

@@ -1,0 +1,154 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from medsynth.data.loader import draw
+from medsynth.protocol import Optimiser
+from medsynth.runtime import digest_bytes, read_jsonl
+from medsynth.training.loop import Player, Task, learning_rate, train
+
+SETTINGS = Optimiser(images=400, batch=10, learning_rate=1e-2, warmup_images=50)
+
+
+class Killed(Exception):
+    """Stands in for SIGKILL."""
+
+
+def line_task(seed: int = 0, **changes) -> Task:
+    """Learn y = 3 x + 1 from noisy points, with dropout so that random numbers matter."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.2), nn.Linear(8, 1))
+
+    def batch(start: int, count: int):
+        x = torch.from_numpy(draw(97, start=start, count=count, seed=seed)).float()[:, None] / 97
+        return x, 3 * x + 1 + 0.1 * torch.randn_like(x)
+
+    def loss(modules, drawn):
+        value = ((modules["net"](drawn[0]) - drawn[1]) ** 2).mean()
+        return value, {"loss": value.detach()}
+
+    player = Player(net, loss, learning_rate(SETTINGS))
+    return replace(Task("line", {"net": player}, batch, 400, 10, seed, ema=("net", 0.9),
+                        validate=lambda modules: {"weight": float(modules["net"][0].bias[0])}),
+                   **changes)
+
+
+def weights(module: nn.Module) -> str:
+    return digest_bytes(b"".join(v.numpy().tobytes() for v in module.state_dict().values()))
+
+
+def dies_at(step: int):
+    def progress(what, share):
+        if share * 40 >= step:
+            raise Killed
+
+    return progress
+
+
+@pytest.mark.parametrize("kill_at", [1, 2, 7, 20, 39])
+def test_killed_and_started_again_it_ends_with_the_same_weights_byte_for_byte(tmp_path, kill_at):
+    straight, broken = tmp_path / "a", tmp_path / "b"
+    straight.mkdir(), broken.mkdir()
+    whole = train(line_task(), straight)["net"]
+    with pytest.raises(Killed):
+        train(line_task(), broken, dies_at(kill_at))
+    again = train(line_task(), broken)["net"]
+    assert weights(again) == weights(whole)
+
+    def log(folder):
+        return [{k: v for k, v in row.items() if k != "seconds"}
+                for row in read_jsonl(folder / "log.jsonl")]
+
+    assert log(broken) == log(straight)
+
+
+def test_another_seed_ends_elsewhere(tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    one = train(line_task(seed=0), tmp_path / "a")["net"]
+    other = train(line_task(seed=1), tmp_path / "b")["net"]
+    assert weights(one) != weights(other)
+
+
+def test_it_learns(tmp_path):
+    x = torch.linspace(0, 1, 50)[:, None]
+
+    def error(net: nn.Module) -> float:
+        with torch.no_grad():
+            return float(((net.eval()(x) - 3 * x - 1) ** 2).mean())
+
+    task = line_task(images=4000)
+    before = error(task.players["net"].module)
+    assert error(train(task, tmp_path)["net"]) < 0.05 * before
+
+
+def test_only_safetensors_and_json_are_kept(tmp_path):
+    train(line_task(), tmp_path)
+    kinds = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
+    assert kinds == {".safetensors", ".json", ".jsonl"}
+    assert len(list((tmp_path / "state").iterdir())) == 1
+
+
+def test_averaged_weights_are_the_ones_that_come_out(tmp_path):
+    """The oracle: the same training, its weights averaged by hand."""
+    seen = []
+    task = line_task(ema=None)
+    player = task.players["net"]
+
+    def loss(modules, drawn):
+        seen.append([p.detach().clone() for p in modules["net"].parameters()])
+        return player.loss(modules, drawn)
+
+    watched = replace(task, players={"net": replace(player, loss=loss)})
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    last = train(watched, tmp_path / "a")["net"]
+    after = [*seen[1:], [p.detach() for p in last.parameters()]]
+    mean = after[0]
+    for count, new in enumerate(after[1:], start=1):
+        weight = min(0.9, (1 + count) / (10 + count))
+        mean = [weight * m + (1 - weight) * n for m, n in zip(mean, new, strict=True)]
+    averaged = train(line_task(), tmp_path / "b")["net"]
+    for expected, found in zip(mean, averaged.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_player_sits_out_until_its_turn(tmp_path):
+    task = line_task(ema=None)
+    player = task.players["net"]
+    before = weights(player.module)
+    task = replace(task, players={"net": replace(player, starts_after=390)}, images=390)
+    assert weights(train(task, tmp_path)["net"]) == before
+
+
+def test_rate_rises_then_falls_to_a_hundredth():
+    rate = learning_rate(SETTINGS)
+    assert rate(0) == pytest.approx(1e-2 * 10 / 50)
+    assert rate(50) == pytest.approx(1e-2)
+    assert rate(225) == pytest.approx(1e-2 * (0.01 + 0.99 * 0.5))
+    assert rate(400) == pytest.approx(1e-4)
+    constant = learning_rate(SETTINGS.model_copy(update={"decay": "constant"}))
+    assert constant(400) == pytest.approx(1e-2)
+
+
+def test_loss_that_is_no_number_is_marked_in_the_log(tmp_path):
+    task = line_task(ema=None)
+    player = task.players["net"]
+
+    def loss(modules, drawn):
+        value = player.loss(modules, drawn)[0]
+        return value, {"loss": value.detach() * float("nan")}
+
+    train(replace(task, players={"net": replace(player, loss=loss)}), tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert all(row["loss"] is None and row["not_finite"] == 1.0 for row in rows)
+
+
+def test_each_pass_takes_every_image_once():
+    drawn = draw(7, start=0, count=21, seed=5)
+    assert all(sorted(drawn[i : i + 7]) == list(range(7)) for i in (0, 7, 14))
+    assert not np.array_equal(drawn[:7], drawn[7:14])
+    pieces = np.concatenate([draw(7, start=s, count=3, seed=5) for s in range(0, 21, 3)])
+    np.testing.assert_array_equal(pieces, drawn)
