@@ -1,0 +1,117 @@
+"""What the pages say is so: commands exist with their options, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FROM_A_RUN = {"docs/images/demo.png"}  # made by whoever runs the demo for a release
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """All `medsynth ...` lines of a page's shell blocks and tables, as words."""
+    lines = "\n".join(blocks(page, "sh")).splitlines()
+    lines += re.findall(r"`(medsynth [^`]+)`", page.read_text())
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line for line in words if line and line[0] == "medsynth"]
+
+
+def subcommands() -> dict:
+    import typer
+
+    from medsynth.cli import app
+
+    return typer.main.get_command(app).commands
+
+
+def options_of(command) -> set[str]:
+    return {option for parameter in command.params for option in parameter.opts} | {"--help"}
+
+
+ALL = [(page.name, line) for page in PAGES for line in commands(page)]
+
+
+def test_pages_show_commands():
+    assert {name for name, _ in ALL} >= {"README.md", "quickstart.md"}
+
+
+@pytest.mark.parametrize(("page", "line"), ALL, ids=lambda value: " ".join(value)[:60])
+def test_every_command_exists_with_its_options(page, line):
+    if line[1].startswith("-"):
+        return
+    assert line[1] in subcommands(), f"{page}: there is no command medsynth {line[1]}"
+    used = {word.split("=")[0] for word in line[2:] if word.startswith("-")}
+    assert used <= options_of(subcommands()[line[1]])
+
+
+def test_every_command_is_in_the_readme_and_takes_json():
+    shown = {line[1] for line in commands(ROOT / "README.md")}
+    assert subcommands().keys() <= shown
+    assert not [n for n, command in subcommands().items() if "--json" not in options_of(command)]
+
+
+def test_makes_targets_that_the_readme_names_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(
+        re.findall(r"^make (\w+)", "\n".join(blocks(ROOT / "README.md", "sh")), re.MULTILINE)
+    )
+    assert {"demo", "test"} <= named <= targets
+
+
+def test_readme_tells_the_exit_codes_of_the_errors():
+    from medsynth.errors import MedsynthError, RefusedError
+
+    text = (ROOT / "README.md").read_text()
+    assert f"{MedsynthError.exit_code} error" in text
+    assert f"{RefusedError.exit_code} the gate refused" in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+    local = [link for link in links if "://" not in link and link not in FROM_A_RUN]
+    missing = [link for link in local if not (page.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_yaml_of_the_pages_is_what_a_protocol_accepts(page):
+    from medsynth.protocol import parse
+
+    for block in blocks(page, "yaml"):
+        whole = block if "name:" in block else f"name: page\ndomain: fundus\n{block}"
+        assert parse(whole, source=page.name).gate.rules
+
+
+def test_versions_agree():
+    import medsynth
+
+    assert f"version: {medsynth.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"## [{medsynth.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_pinned_versions_meet_the_ranges_of_the_project():
+    import tomllib
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if "==" in line)
+    assert all(re.fullmatch(r"[a-z0-9.-]+==[0-9][0-9a-z.]*", line) for line in lines[1:])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(line for extra in extras for line in extra)]
+    for requirement in map(Requirement, wanted):
+        name = canonicalize_name(requirement.name)
+        assert name == "medsynth" or pinned[name] in requirement.specifier, name
+    assert pinned["torch"] == "2.13.0"
