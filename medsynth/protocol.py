@@ -348,6 +348,22 @@ class Protocol(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _tests_can_reject(self) -> Protocol:
+        for rule in self.gate.rules:
+            if rule.not_rejected_at is not None and not self.can_reject(rule, attempt=1):
+                raise ValueError(
+                    f"{self.validate_.permutations} permutations can't reject at "
+                    f"{rule.not_rejected_at} / 2: such a rule guards nothing; "
+                    f"raise validate.permutations"
+                )
+        return self
+
+    def can_reject(self, rule: Rule, *, attempt: int) -> bool:
+        """True if the smallest p-value there can be lies below the rule's level at this attempt."""
+        smallest = 1 / (self.validate_.permutations + 1)
+        return rule.not_rejected_at is None or smallest < rule.not_rejected_at / 2**attempt
+
     def section(self, name: str) -> dict[str, Any]:
         """Return one section, or one plain value, as what JSON holds."""
         return self.to_dict()[name]

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import ProtocolError
@@ -28,7 +27,8 @@ class Domain:
     looked for: "flip" left-right only, "flips and rotations" all eight of the square.
     `augmentations` are the ones under which a new training image is still a plausible one.
     `crop` returns the MONAI transforms that bring a (C, H, W) float32 image in [0, 1] of any size
-    to a square that shows what matters. `identity_risk` is printed on every card.
+    to a square that shows what matters. `identity_risk` is printed on every card. `mirrored`
+    says which labels a left-right flip changes, {attribute: {value: value of the mirror image}}.
     """
 
     name: str
@@ -39,13 +39,19 @@ class Domain:
     structures: tuple[str, ...]
     identity_risk: str
     crop: Callable[[], list]
+    mirrored: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def mirror(self, labels: Mapping[str, str]) -> dict[str, str]:
+        """Return the labels of an image's mirror image: a flipped left eye is a right one."""
+        return {name: self.mirrored.get(name, {}).get(value, value)
+                for name, value in labels.items()}
 
     def prepare(self, size_px: int) -> Compose:
         """Return the MONAI transform (C, H, W) float32 in [0, 1] -> (C, size_px, size_px), clipped."""
         from monai.transforms import Compose, Lambda, Resize
 
         resize = Resize((size_px, size_px), mode="area")
-        return Compose([*self.crop(), resize, Lambda(partial(_clip))])
+        return Compose([*self.crop(), resize, Lambda(_clip)])
 
 
 def _clip(image):

@@ -6,6 +6,9 @@ from . import Domain
 
 BACKGROUND = 0.08  # the black around the field of view, JPEG noise included
 
+PAIRS = (("left", "right"), ("L", "R"), ("OS", "OD"), ("l", "r"), ("Left", "Right"))
+EYES = {a: b for pair in PAIRS for a, b in (pair, pair[::-1])}
+
 
 def in_field_of_view(image):
     """Return a (C, H, W) mask, true where any channel is brighter than the black surround."""
@@ -38,4 +41,5 @@ DOMAIN = Domain(
         "a copied tree is a leak even where colours differ."
     ),
     crop=crop,
+    mirrored={"laterality": EYES, "eye": EYES, "side": EYES},
 )

@@ -115,6 +115,12 @@ def decide(run: Run) -> Verdict:
         "evidence": gate.digest_findings(findings),
     }
     attempt = gate.count_attempt(run.folder / "attempts.jsonl", digests["evidence"])
+    if not all(run.protocol.can_reject(rule, attempt=attempt) for rule in run.protocol.gate.rules):
+        raise StageError(
+            f"at attempt {attempt} the level of a test is below what "
+            f"{run.protocol.validate_.permutations} permutations can reach, so it could only "
+            f"pass: raise validate.permutations and validate again"
+        )
     claim = gate.claims(read_json(run.folder / "split" / "split.json"), domain=run.protocol.domain)
     verdict = gate.decide(
         findings, run.protocol.gate.rules, attempt=attempt, claim=claim, digests=digests

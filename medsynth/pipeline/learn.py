@@ -66,18 +66,32 @@ def _fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
     latents = encode_views(
         autoencoder, train, run.domain.augmentations, cache / "train.npy", device)
     held_latents = encode_views(autoencoder, held, "identity", cache / "held.npy", device)[0]
-    known = [_known(labels, vocabulary) for labels in held.labels]
     fit_diffusion(
-        latents, encode_conditions(vocabulary, train.labels),
-        (held_latents, encode_conditions(vocabulary, known)), autoencoder,
+        latents, _conditions_of_views(run, train, vocabulary),
+        (held_latents, encode_conditions(vocabulary, _known(held.labels, vocabulary))), autoencoder,
         run.protocol.diffusion, tokens=vocabulary.size, seed=run.protocol.seed, folder=folder,
         device=device, progress=progress,
     )
 
 
-def _known(labels: dict[str, str], vocabulary: Vocabulary) -> dict[str, str]:
+def _conditions_of_views(run: Run, train: Frames, vocabulary: Vocabulary):
+    """Return the tokens (V, N, L) of every view of the training images."""
+    import torch
+
+    from ..models.denoiser import encode_conditions
+    from ..training.augment import views_of
+
+    mirrored = [run.domain.mirror(labels) for labels in train.labels]
+    plain, flipped = (encode_conditions(vocabulary, _known(labels, vocabulary))
+                      for labels in (train.labels, mirrored))
+    return torch.stack([flipped if mirror else plain
+                        for _, mirror in views_of(run.domain.augmentations)])
+
+
+def _known(labels: list[dict[str, str]], vocabulary: Vocabulary) -> list[dict[str, str]]:
     """Leave out what no training patient has: the null token stands for it."""
-    return {name: value for name, value in labels.items() if (name, value) in vocabulary.tokens}
+    return [{name: value for name, value in row.items() if (name, value) in vocabulary.tokens}
+            for row in labels]
 
 
 def sample(run: Run, progress: Progress = silent) -> StageRecord:

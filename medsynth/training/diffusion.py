@@ -70,7 +70,7 @@ def fit_diffusion(
     device: str,
     progress=lambda what, share: None,
 ) -> Denoiser:
-    """Train on latents (V, N, c, h, w) float32, V views of each image, and conditions (N, L).
+    """Train on latents (V, N, c, h, w) float32, V views of each image, and conditions (V, N, L).
 
     Writes the denoiser's folder into `folder` and returns it, with averaged weights.
     """
@@ -83,7 +83,7 @@ def fit_diffusion(
         chosen = draw(count, start=start, count=wanted, seed=derive_seed(seed, "diffusion"))
         views = torch.randint(0, len(latents), (wanted,)).numpy()
         return (torch.from_numpy(latents[views, chosen]).to(device),
-                conditions[torch.from_numpy(chosen)].to(device))
+                conditions[views, chosen].to(device))
 
     def loss(modules: Modules, drawn):
         z, condition = drawn
@@ -109,7 +109,7 @@ def fit_diffusion(
 
     def preview(modules: Modules, path: Path) -> None:
         noise = torch.randn(SHOWN, channels, size, size).to(device)
-        shown = conditions[torch.arange(SHOWN) % len(conditions)].to(device)
+        shown = conditions[0, torch.arange(SHOWN) % count].to(device)
         z = ddim(guided(modules["denoiser"], shown, 1.0), noise, schedule,
                  spaced_times(schedule, SHOWN_STEPS), objective=settings.objective)
         write_grid(path, autoencoder.to(device).decode(z).cpu().numpy(), columns=8)
