@@ -31,13 +31,23 @@ app = typer.Typer(
 )
 
 Raw = Annotated[Path, typer.Argument(metavar="RAW", help="Folder of patient images.")]
-RunFolder = Annotated[Path, typer.Argument(
-    metavar="RUN", help="Run folder: everything a study makes. Keep it inside the hospital.")]
+RunFolder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", help="Run folder: everything a study makes. Keep it inside the hospital."
+    ),
+]
 Study = Annotated[Path, typer.Argument(metavar="PROTOCOL", help="The study's YAML file.")]
-Profile = Annotated[str | None, typer.Option(
-    help="Use one of the protocol's profiles, for example 'full' for a GPU.")]
-Changes = Annotated[list[str] | None, typer.Option(
-    "--set", metavar="KEY=VALUE", help="Change a knob, for example --set sample.images=500.")]
+Profile = Annotated[
+    str | None,
+    typer.Option(help="Use one of the protocol's profiles, for example 'full' for a GPU."),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a knob, for example --set sample.images=500."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -69,16 +79,27 @@ def _say(result: dict[str, Any], as_json: bool, *lines: str) -> None:
 def _progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
     """Show one bar a stage with the time left; on a terminal a live one, else a line a stage."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     from .runtime import ranks
 
     if quiet or ranks()[0] > 0:
         yield lambda what, share: None
         return
-    columns = (TextColumn("{task.description:<24}"), BarColumn(),
-               TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
-               TextColumn("left"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     bars: dict[str, Any] = {}
     with Progress(*columns, console=Console(stderr=True)) as live:
 
@@ -114,9 +135,12 @@ def _load(path: Path, profile: str | None, changes: list[str] | None):
 @app.command()
 def demo(
     run: Annotated[Path, typer.Argument(metavar="[RUN]", help="Run folder.")] = Path("runs/demo"),
-    memorize: Annotated[bool, typer.Option(
-        "--memorize", help="Use a generator that copies training images: the gate must refuse."
-    )] = False,
+    memorize: Annotated[
+        bool,
+        typer.Option(
+            "--memorize", help="Use a generator that copies training images: the gate must refuse."
+        ),
+    ] = False,
     json_: AsJson = False,
 ) -> None:
     """Show the whole way on phantoms: no data needed, two CPU cores, a few minutes."""
@@ -129,7 +153,11 @@ def demo(
 
 @app.command("run")
 def run_command(
-    protocol: Study, raw: Raw, run: RunFolder, profile: Profile = None, set_: Changes = None,
+    protocol: Study,
+    raw: Raw,
+    run: RunFolder,
+    profile: Profile = None,
+    set_: Changes = None,
     json_: AsJson = False,
 ) -> None:
     """Do all stages, from raw images to the gate and the release; again = go on."""
@@ -147,8 +175,12 @@ def _end(run: Any, verdict: Any, as_json: bool) -> None:
 
     if ranks()[0] == 0:
         report, release = run.folder / "report.html", run.folder / "release"
-        result = {"outcome": verdict.outcome, "reasons": verdict.reasons, "report": str(report),
-                  "release": str(release) if verdict.passed else None}
+        result = {
+            "outcome": verdict.outcome,
+            "reasons": verdict.reasons,
+            "report": str(report),
+            "release": str(release) if verdict.passed else None,
+        }
         lines = [f"The gate {_WORDS[verdict.outcome]}.", *(f"  - {r}" for r in verdict.reasons)]
         if verdict.passed:
             lines.append(f"What may be shared: {release}")
@@ -157,8 +189,11 @@ def _end(run: Any, verdict: Any, as_json: bool) -> None:
         raise typer.Exit(3)
 
 
-_WORDS = {"passed": "passed", "refused": "refused",
-          "inconclusive": "could not tell, and so stays shut"}
+_WORDS = {
+    "passed": "passed",
+    "refused": "refused",
+    "inconclusive": "could not tell, and so stays shut",
+}
 
 
 # Before the start -------------------------------------------------------------------------------
@@ -167,17 +202,23 @@ _WORDS = {"passed": "passed", "refused": "refused",
 @app.command()
 def init(
     raw: Raw,
-    output: Annotated[Path, typer.Option(
-        "-o", "--output", help="Protocol to write.")] = Path("protocol.yaml"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="Protocol to write.")] = Path(
+        "protocol.yaml"
+    ),
     json_: AsJson = False,
 ) -> None:
     """Look at a folder of images and write a protocol to edit."""
     from . import pipeline
 
     seen = pipeline.init(raw, output)
-    _say({"protocol": str(output), "seen": seen}, json_, *seen, "",
-         f"Wrote {output}. Read it, write the gate's rules (they have no defaults), then:",
-         f"  medsynth run {output} {raw} RUN")
+    _say(
+        {"protocol": str(output), "seen": seen},
+        json_,
+        *seen,
+        "",
+        f"Wrote {output}. Read it, write the gate's rules (they have no defaults), then:",
+        f"  medsynth run {output} {raw} RUN",
+    )
 
 
 @app.command("protocol")
@@ -188,8 +229,12 @@ def protocol_command(
     from . import protocol
 
     study = _load(file, profile, set_)
-    _say({"digest": study.digest, "protocol": study.to_dict()}, json_,
-         f"# digest: {study.digest}", protocol.to_yaml(study).rstrip())
+    _say(
+        {"digest": study.digest, "protocol": study.to_dict()},
+        json_,
+        f"# digest: {study.digest}",
+        protocol.to_yaml(study).rstrip(),
+    )
 
 
 # Stage by stage ---------------------------------------------------------------------------------
@@ -197,7 +242,11 @@ def protocol_command(
 
 @app.command()
 def ingest(
-    protocol: Study, raw: Raw, run: RunFolder, profile: Profile = None, set_: Changes = None,
+    protocol: Study,
+    raw: Raw,
+    run: RunFolder,
+    profile: Profile = None,
+    set_: Changes = None,
     json_: AsJson = False,
 ) -> None:
     """Read the images; what can't be used goes to intake/quarantine.csv with the reason."""
@@ -277,8 +326,14 @@ def _show_findings(run: Any, as_json: bool) -> None:
     table = Table("finding", "value", "interval", "n", "unit", "reference", box=None)
     for item in found.values():
         reference = "" if item.reference is None else f"{item.reference:.4g} ({item.reference_is})"
-        table.add_row(item.name, f"{item.value:.4g}", f"{item.low:.4g} to {item.high:.4g}",
-                      str(item.n), item.unit, reference)
+        table.add_row(
+            item.name,
+            f"{item.value:.4g}",
+            f"{item.low:.4g} to {item.high:.4g}",
+            str(item.n),
+            item.unit,
+            reference,
+        )
     Console().print(table)
 
 
@@ -295,12 +350,16 @@ def decide(run: RunFolder, json_: AsJson = False) -> None:
 
 @app.command()
 def release(run: RunFolder, json_: AsJson = False) -> None:
-    """Write RUN/release, the one door out; refuses what did not go through the gate as it stands."""
+    """Write RUN/release, the one door out; refuses what the gate did not pass as it stands."""
     from . import pipeline
 
     folder = pipeline.release(pipeline.open_run(run))
-    _say({"release": str(folder)}, json_, f"Released: {folder}",
-         f"Whoever gets it can check it with: medsynth verify {folder.name}")
+    _say(
+        {"release": str(folder)},
+        json_,
+        f"Released: {folder}",
+        f"Whoever gets it can check it with: medsynth verify {folder.name}",
+    )
 
 
 @app.command()
@@ -317,7 +376,7 @@ def verify(
     folder: Annotated[Path, typer.Argument(metavar="RELEASE", help="A released folder.")],
     json_: AsJson = False,
 ) -> None:
-    """Check a release anywhere: every byte, the marks and the verdict. Needs no GPU and no torch."""
+    """Check a release anywhere: every byte, the marks and the verdict. Needs no torch."""
     from .release.verify import verify as check
 
     found = check(folder)

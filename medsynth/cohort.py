@@ -92,15 +92,24 @@ class Cohort:
     def digest(self) -> str:
         """sha256 over records and pixels: two cohorts with the same digest are the same."""
         pixels = digest_bytes(np.ascontiguousarray(self.pixels).tobytes())
-        return digest_json({"domain": self.domain, "records": records_csv(self.records),
-                            "pixels": pixels, "shape": list(self.pixels.shape),
-                            "dtype": str(self.pixels.dtype)})
+        return digest_json(
+            {
+                "domain": self.domain,
+                "records": records_csv(self.records),
+                "pixels": pixels,
+                "shape": list(self.pixels.shape),
+                "dtype": str(self.pixels.dtype),
+            }
+        )
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Cohort:
         """Return the cohort of these images, in this order (a copy of their pixels)."""
         order = [int(i) for i in indices]
-        return replace(self, records=tuple(self.records[i] for i in order),
-                       pixels=np.asarray(self.pixels[order]))
+        return replace(
+            self,
+            records=tuple(self.records[i] for i in order),
+            pixels=np.asarray(self.pixels[order]),
+        )
 
     def floats(self, indices: Sequence[int] | np.ndarray | slice = slice(None)) -> np.ndarray:
         """Return images as (N, C, H, W) float32 in [-1, 1]."""
@@ -116,8 +125,10 @@ class Cohort:
         with (folder / "pixels.npy").open("wb") as file:
             np.save(file, np.ascontiguousarray(self.pixels), allow_pickle=False)
         write_text(folder / "records.csv", records_csv(self.records))
-        write_json(folder / "cohort.json",
-                   {"domain": self.domain, "images": len(self), "digest": self.digest})
+        write_json(
+            folder / "cohort.json",
+            {"domain": self.domain, "images": len(self), "digest": self.digest},
+        )
 
     @classmethod
     def read(cls, folder: Path) -> Cohort:
@@ -125,8 +136,11 @@ class Cohort:
 
         Raises DataError where the folder holds no cohort.
         """
-        missing = [name for name in ("cohort.json", "records.csv", "pixels.npy")
-                   if not (folder / name).exists()]
+        missing = [
+            name
+            for name in ("cohort.json", "records.csv", "pixels.npy")
+            if not (folder / name).exists()
+        ]
         if missing:
             raise DataError(f"{folder.name}/ is no cohort: {', '.join(missing)} is missing")
         pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
@@ -186,13 +200,23 @@ def parse_records(text: str) -> tuple[Record, ...]:
     """Read what `records_csv` wrote; an empty label is an absent one."""
     records = []
     for row in csv.DictReader(io.StringIO(text, newline="")):
-        labels = {name.removeprefix(LABEL_PREFIX): value for name, value in row.items()
-                  if name.startswith(LABEL_PREFIX) and value != ""}
-        records.append(Record(
-            id=row["id"], origin=row["origin"], patient=row["patient"], labels=labels,
-            source=row["source"], link=int(row["link"]),
-            seed=int(row["seed"]) if row["seed"] else None, parent=row["parent"],
-        ))
+        labels = {
+            name.removeprefix(LABEL_PREFIX): value
+            for name, value in row.items()
+            if name.startswith(LABEL_PREFIX) and value != ""
+        }
+        records.append(
+            Record(
+                id=row["id"],
+                origin=row["origin"],
+                patient=row["patient"],
+                labels=labels,
+                source=row["source"],
+                link=int(row["link"]),
+                seed=int(row["seed"]) if row["seed"] else None,
+                parent=row["parent"],
+            )
+        )
     return tuple(records)
 
 

@@ -32,8 +32,12 @@ class Section(BaseModel):
     """A part of the protocol: unknown keys, wrong types and later changes are errors."""
 
     model_config = ConfigDict(
-        frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True,
-        serialize_by_alias=True, validate_by_alias=True,
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        serialize_by_alias=True,
+        validate_by_alias=True,
     )
 
 
@@ -162,9 +166,7 @@ class Autoencoder(Section):
     """A second output at half size with the same loss (needs at least two widths)."""
     adversarial: Adversarial | None = None
     """A second stage with a discriminator; null trains without."""
-    training: Optimiser = Optimiser(
-        images=800_000, batch=8, learning_rate=1e-4, decay="constant"
-    )
+    training: Optimiser = Optimiser(images=800_000, batch=8, learning_rate=1e-4, decay="constant")
     """How it is trained."""
 
     @model_validator(mode="after")
@@ -236,7 +238,7 @@ class Sample(Section):
     labels: Mapping[str, Mapping[str, NonNegative]] | None = None
     """Wished shares by attribute and value; null follows the training cohort's joint counts."""
     generator: Literal["diffusion", "memorize"] = "diffusion"
-    """`memorize` hands out training images through the autoencoder: it shows that the gate works."""
+    """`memorize` hands out training images through the autoencoder, to show that the gate works."""
 
 
 class Validate(Section):
@@ -334,7 +336,9 @@ class Protocol(Section):
     @model_validator(mode="after")
     def _depth_fits(self) -> Protocol:
         if self.image.bits == 16 and domains.domain(self.domain).channels == 3:
-            raise ValueError("image.bits 16 is for grey domains: no common PNG reader keeps 16-bit RGB")
+            raise ValueError(
+                "image.bits 16 is for grey domains: no common PNG reader keeps 16-bit RGB"
+            )
         return self
 
     @model_validator(mode="after")
@@ -477,7 +481,8 @@ def _section_defaults(section: type[Section]) -> dict[str, Any]:
     """Return the defaults of all sections, so that a file may change one knob of a section."""
     return {
         info.alias or name: info.default.model_dump(mode="json", by_alias=True)
-        for name, info in section.model_fields.items() if isinstance(info.default, Section)
+        for name, info in section.model_fields.items()
+        if isinstance(info.default, Section)
     }
 
 

@@ -171,7 +171,7 @@ def run_stage(
     settings: Any,
     all_ranks: bool = False,
 ) -> StageRecord:
-    """Build a folder by `build(workspace)`, or skip it where it is there and its inputs are the same.
+    """Build a folder by `build(workspace)`, or skip it where its inputs are still the same.
 
     `build` must leave the same files whether it ran through or was killed and started again; it
     finds in its workspace what the interrupted run left there, but only if inputs and settings
@@ -274,7 +274,8 @@ def verify_stage(folder: Path) -> StageRecord:
     record = require_stage(folder, by="verification")
     now = _results(folder)
     changed = sorted(
-        name for name in now.keys() | record.outputs.keys()
+        name
+        for name in now.keys() | record.outputs.keys()
         if now.get(name) != record.outputs.get(name)
     )
     if changed:

@@ -50,8 +50,13 @@ def sample(
         with torch.inference_mode():
             noise = noise_like(_latent(denoiser, len(rows), device), generators)
             z = ddim(
-                guided(denoiser, tokens[rows].to(device), settings.guidance), noise, schedule,
-                pairs, objective=diffusion.objective, eta=settings.eta, generators=generators,
+                guided(denoiser, tokens[rows].to(device), settings.guidance),
+                noise,
+                schedule,
+                pairs,
+                objective=diffusion.objective,
+                eta=settings.eta,
+                generators=generators,
             )
             made.append(autoencoder.decode(z).float().cpu()[: len(tokens) - start])
     return torch.cat(made).numpy()
@@ -94,7 +99,9 @@ def _apportion(shares: Mapping, count: int) -> list:
     by_rest = sorted(range(len(keys)), key=lambda i: whole[i] - exact[i])
     for i in by_rest[: count - sum(whole)]:
         whole[i] += 1
-    return list(itertools.chain.from_iterable([key] * n for key, n in zip(keys, whole, strict=True)))
+    return list(
+        itertools.chain.from_iterable([key] * n for key, n in zip(keys, whole, strict=True))
+    )
 
 
 def sample_cohort(
@@ -131,9 +138,7 @@ def image_seed(seed: int, number: int) -> int:
     return derive_seed(seed, "image", number)
 
 
-def join_blocks(
-    conditions: Sequence[Labels], *, domain: str, seed: int, folder: Path
-) -> Cohort:
+def join_blocks(conditions: Sequence[Labels], *, domain: str, seed: int, folder: Path) -> Cohort:
     """Join all blocks into the synthetic cohort."""
     pixels = np.concatenate([np.load(path) for path in sorted((folder / "blocks").iterdir())])
     records = [

@@ -13,13 +13,33 @@ from typer.testing import CliRunner
 from medsynth import cli
 from medsynth.errors import MedsynthError
 
-COMMANDS = ("demo", "run", "init", "protocol", "ingest", "split", "fit", "sample", "validate",
-            "findings", "decide", "release", "report", "verify", "doctor")
+COMMANDS = (
+    "demo",
+    "run",
+    "init",
+    "protocol",
+    "ingest",
+    "split",
+    "fit",
+    "sample",
+    "validate",
+    "findings",
+    "decide",
+    "release",
+    "report",
+    "verify",
+    "doctor",
+)
 
 
 def call(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "medsynth", *arguments], cwd=cwd, text=True,
-                          capture_output=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "medsynth", *arguments],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
 
 
 @pytest.fixture
@@ -37,8 +57,10 @@ def test_every_command_explains_itself_and_speaks_json(command):
 
 
 def test_help_loads_nothing_heavy():
-    code = ("import sys, medsynth.cli; heavy = {'torch', 'monai', 'diffusers', 'pandas', 'numpy', "
-            "'pydantic'} & set(sys.modules); sys.exit(f'loaded {heavy}' if heavy else 0)")
+    code = (
+        "import sys, medsynth.cli; heavy = {'torch', 'monai', 'diffusers', 'pandas', 'numpy', "
+        "'pydantic'} & set(sys.modules); sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -138,8 +160,22 @@ def test_torchrun_trains_on_two_processes_to_the_same_weights_on_both(tmp_path):
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MEDSYNTH_DEVICE": "cpu"}
     result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
-         str(script), str(Path(__file__).parent), str(tmp_path)],
-        env=environment, capture_output=True, text=True, check=False, timeout=200)
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            "2",
+            "--standalone",
+            str(script),
+            str(Path(__file__).parent),
+            str(tmp_path),
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
     assert result.returncode == 0, result.stderr[-2000:]
     assert (tmp_path / "rank0").read_text() == (tmp_path / "rank1").read_text()

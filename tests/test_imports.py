@@ -17,10 +17,10 @@ HEAVY = {"torch", "monai", "pandas", "diffusers", "skimage", "scipy", "matplotli
 RANKS = {
     "errors": 0,
     "runtime": 1,
-    "finding": 2, "vocabulary": 2, "domains": 2,
+    "pictures": 2, "finding": 2, "vocabulary": 2, "domains": 2,
     "protocol": 3,
     "cohort": 4, "reference": 4,
-    "pictures": 5, "data": 5, "models": 5,
+    "data": 5, "models": 5,
     "training": 6, "synthesis": 6, "validation": 6, "release": 6,
     "pipeline": 7, "doctor": 7,
     "cli": 8, "__main__": 9,

@@ -51,9 +51,13 @@ def run(finished, tmp_path) -> pipeline.Run:
 def what_counts(folder: Path) -> dict:
     """What must be the same after a kill: the verdict and every image, real and synthetic."""
     named = digest_files(folder)
-    return {name: sha for name, sha in named.items()
-            if name == "verdict.json" or name.startswith("release/images/")
-            or name.endswith((".npy", ".safetensors", "findings.jsonl", "split.csv"))}
+    return {
+        name: sha
+        for name, sha in named.items()
+        if name == "verdict.json"
+        or name.startswith("release/images/")
+        or name.endswith((".npy", ".safetensors", "findings.jsonl", "split.csv"))
+    }
 
 
 def test_run_makes_every_folder_and_names_what_each_was_made_from(finished):
@@ -96,8 +100,15 @@ def test_changed_knob_makes_only_what_depends_on_it_again(run, raw):
     assert [stage for stage in STAGES if before[stage] != after[stage]] == ["synthetic", "evidence"]
 
 
-@pytest.mark.parametrize("file", ["synthetic/pixels.npy", "evidence/findings.jsonl",
-                                  "split/split.csv", "diffusion/tokens.safetensors"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "synthetic/pixels.npy",
+        "evidence/findings.jsonl",
+        "split/split.csv",
+        "diffusion/tokens.safetensors",
+    ],
+)
 def test_a_changed_byte_shuts_the_gate(run, file):
     path = run.folder / file
     data = bytearray(path.read_bytes())
@@ -195,6 +206,9 @@ def test_real_pixels_are_nowhere_in_the_release(run, raw):
     assert len(released) == 24
     assert all(np.asarray(Image.open(path)).tobytes() not in real for path in released)
     pseudonyms = {record.patient for record in Cohort.read(run.folder / "intake").records}
-    text = "".join(path.read_text() for path in (run.folder / "release").rglob("*")
-                   if path.suffix in (".csv", ".md", ".json", ".jsonl", ".yaml", ".html"))
+    text = "".join(
+        path.read_text()
+        for path in (run.folder / "release").rglob("*")
+        if path.suffix in (".csv", ".md", ".json", ".jsonl", ".yaml", ".html")
+    )
     assert not any(name in text for name in pseudonyms)

@@ -12,22 +12,29 @@ from medsynth.vocabulary import Vocabulary
 LABELS = [{"finding": "normal"}, {"finding": "opacity"}]
 TRAINING = protocol.Optimiser(images=8, batch=8, learning_rate=1e-3)
 DIFFUSION = protocol.Diffusion(
-    widths=(16, 32), attention=(False, True), layers=1, groups=8, training=TRAINING)
+    widths=(16, 32), attention=(False, True), layers=1, groups=8, training=TRAINING
+)
 
 
 @pytest.fixture(scope="module")
 def models():
     torch.manual_seed(0)
-    settings = protocol.Autoencoder(
-        fold_px=4, widths=(16,), latent_channels=4, training=TRAINING)
+    settings = protocol.Autoencoder(fold_px=4, widths=(16,), latent_channels=4, training=TRAINING)
     denoiser = Denoiser.build(DIFFUSION, latent_channels=4, latent_px=8, tokens=3)
     return denoiser.eval(), Autoencoder.build(settings, channels=1).eval()
 
 
 def draw(models, conditions, seeds, **knobs) -> np.ndarray:
     settings = protocol.Sample(**{"steps": 5, "batch": 4, **knobs})
-    return synthesis.sample(*models, Vocabulary.from_labels(LABELS), conditions,
-                            settings=settings, diffusion=DIFFUSION, seeds=seeds, device="cpu")
+    return synthesis.sample(
+        *models,
+        Vocabulary.from_labels(LABELS),
+        conditions,
+        settings=settings,
+        diffusion=DIFFUSION,
+        seeds=seeds,
+        device="cpu",
+    )
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
@@ -36,8 +43,14 @@ def test_image_depends_on_its_seed_and_condition_alone(models, eta, guidance):
     conditions, seeds = [LABELS[i % 2] for i in range(6)], [11, 12, 13, 14, 15, 16]
     together = draw(models, conditions, seeds, eta=eta, guidance=guidance)
     order = [4, 0, 5, 2]
-    apart = draw(models, [conditions[i] for i in order], [seeds[i] for i in order],
-                 eta=eta, guidance=guidance, batch=3)
+    apart = draw(
+        models,
+        [conditions[i] for i in order],
+        [seeds[i] for i in order],
+        eta=eta,
+        guidance=guidance,
+        batch=3,
+    )
     np.testing.assert_allclose(apart, together[order], atol=1e-4)
     assert abs(together[0] - together[2]).max() > 0.01
 
@@ -98,6 +111,7 @@ def test_killed_sampling_goes_on_to_the_same_cohort(tmp_path):
     assert drawn == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
     made = synthesis.join_blocks(conditions, domain="chest_xray", seed=5, folder=tmp_path)
     assert [record.seed for record in made.records] == [
-        synthesis.image_seed(5, i) for i in range(10)]
+        synthesis.image_seed(5, i) for i in range(10)
+    ]
     assert {record.origin for record in made.records} == {"synthetic"}
     assert made.pixels.shape == (10, 8, 8, 1)

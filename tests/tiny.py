@@ -46,6 +46,7 @@ def study(**changes) -> protocol.Protocol:
 
 def write_raw(folder: Path, *, patients: int = 40, bad_files: int = 1) -> Path:
     """Write phantom chests as a hospital would hand them over."""
-    phantoms.write_folder(folder, domain="chest_xray", patients=patients, seed=1, size_px=32,
-                          bad_files=bad_files)
+    phantoms.write_folder(
+        folder, domain="chest_xray", patients=patients, seed=1, size_px=32, bad_files=bad_files
+    )
     return folder

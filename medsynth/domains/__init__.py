@@ -43,11 +43,12 @@ class Domain:
 
     def mirror(self, labels: Mapping[str, str]) -> dict[str, str]:
         """Return the labels of an image's mirror image: a flipped left eye is a right one."""
-        return {name: self.mirrored.get(name, {}).get(value, value)
-                for name, value in labels.items()}
+        return {
+            name: self.mirrored.get(name, {}).get(value, value) for name, value in labels.items()
+        }
 
     def prepare(self, size_px: int) -> Compose:
-        """Return the MONAI transform (C, H, W) float32 in [0, 1] -> (C, size_px, size_px), clipped."""
+        """Return the MONAI transform of (C, H, W) float32 in [0, 1] to (C, size_px, size_px)."""
         from monai.transforms import Compose, Lambda, Resize
 
         resize = Resize((size_px, size_px), mode="area")

@@ -6,7 +6,7 @@ from . import Domain
 
 
 def crop() -> list:
-    """Take the largest central square: what is left out of a radiograph is shoulder or collimator."""
+    """Take the largest central square: what is left out is shoulder or collimator."""
     from monai.transforms import Lambda
 
     return [Lambda(central_square)]

@@ -103,7 +103,7 @@ class Autoencoder(nn.Module):
         return cls(net, fold_px=settings.fold_px, half_head=head)
 
     def start_from(self, images: torch.Tensor) -> None:
-        """Start from the principal components of images (N, C, H, W): the network adds nothing yet."""
+        """Start from the principal components of images (N, C, H, W); the network adds nothing."""
         self.principal = Principal.fit(self.fold(images), self.net.config.latent_channels)
         mean_rows = self.net.config.latent_channels
         with torch.no_grad():
@@ -173,9 +173,12 @@ class Autoencoder(nn.Module):
         self.net.save_pretrained(folder)
         write_json(folder / "medsynth.json", {"fold_px": self.fold_px})
         parts = {"principal": self.principal, "half_head": self.half_head}
-        extra = {f"{name}.{key}": value.detach().cpu().contiguous()
-                 for name, part in parts.items() if part is not None
-                 for key, value in part.state_dict().items()}
+        extra = {
+            f"{name}.{key}": value.detach().cpu().contiguous()
+            for name, part in parts.items()
+            if part is not None
+            for key, value in part.state_dict().items()
+        }
         if extra:
             save_file(extra, folder / "medsynth.safetensors")
 
@@ -188,8 +191,11 @@ class Autoencoder(nn.Module):
         path = folder / "medsynth.safetensors"
         extra = load_file(path) if path.exists() else {}
         principal = [extra.get(f"principal.{key}") for key in ("components", "mean", "scale")]
-        half = {key.removeprefix("half_head."): value for key, value in extra.items()
-                if key.startswith("half_head.")}
+        half = {
+            key.removeprefix("half_head."): value
+            for key, value in extra.items()
+            if key.startswith("half_head.")
+        }
         return cls(
             net,
             fold_px=read_json(folder / "medsynth.json")["fold_px"],

@@ -34,6 +34,7 @@ class Denoiser(nn.Module):
         length = settings.widths[-1]
         down = ["CrossAttnDownBlock2D" if here else "DownBlock2D" for here in settings.attention]
         up = ["CrossAttnUpBlock2D" if here else "UpBlock2D" for here in settings.attention[::-1]]
+        middle = "UNetMidBlock2DCrossAttn" if settings.attention[-1] else "UNetMidBlock2D"
         unet = UNet2DConditionModel(
             sample_size=latent_px,
             in_channels=latent_channels,
@@ -41,7 +42,7 @@ class Denoiser(nn.Module):
             block_out_channels=settings.widths,
             down_block_types=tuple(down),
             up_block_types=tuple(up),
-            mid_block_type="UNetMidBlock2DCrossAttn" if settings.attention[-1] else "UNetMidBlock2D",
+            mid_block_type=middle,
             layers_per_block=settings.layers,
             norm_num_groups=settings.groups,
             # diffusers reads this as the number of heads of each level
@@ -60,8 +61,10 @@ class Denoiser(nn.Module):
     def save(self, folder: Path) -> None:
         """Write diffusers' own two files and `tokens.safetensors`."""
         self.unet.save_pretrained(folder)
-        save_file({"weight": self.tokens.weight.detach().cpu().contiguous()},
-                  folder / "tokens.safetensors")
+        save_file(
+            {"weight": self.tokens.weight.detach().cpu().contiguous()},
+            folder / "tokens.safetensors",
+        )
 
     @classmethod
     def load(cls, folder: Path) -> Denoiser:

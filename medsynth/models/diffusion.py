@@ -53,7 +53,9 @@ class Schedule:
         abar = 1.0 if t == CLEAN else float(self.abar[t])
         return math.atan2(math.sqrt(1 - abar), math.sqrt(abar))
 
-    def signal_noise(self, t: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def signal_noise(
+        self, t: torch.Tensor, like: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return sqrt(abar_t) and sqrt(1 - abar_t), shaped to multiply `like` (N, ...)."""
         table = torch.as_tensor(self.abar, device=t.device)[t]
         table = table.reshape(-1, *[1] * (like.ndim - 1))
@@ -67,7 +69,7 @@ class Schedule:
     def target(
         self, x_0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor, objective: Objective
     ) -> torch.Tensor:
-        """Return what the denoiser should predict: eps, or v = sqrt(abar) eps - sqrt(1 - abar) x_0."""
+        """Return the denoiser's target: eps, or v = sqrt(abar) eps - sqrt(1 - abar) x_0."""
         if objective == "eps":
             return eps
         signal, noise = self.signal_noise(t, x_0)
@@ -151,6 +153,8 @@ def noise_like(x: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.
 
     The CPU's generator gives the same numbers on every machine, a GPU's does not.
     """
-    rows = [torch.randn(x.shape[1:], generator=generator, dtype=torch.float32)
-            for generator in generators]
+    rows = [
+        torch.randn(x.shape[1:], generator=generator, dtype=torch.float32)
+        for generator in generators
+    ]
     return torch.stack(rows).to(x)

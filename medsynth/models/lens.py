@@ -30,8 +30,12 @@ class Residual(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.body = nn.Sequential(
-            nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1),
-            nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1),
+            nn.GroupNorm(8, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.GroupNorm(8, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -45,10 +49,14 @@ class Lens(nn.Module):
         super().__init__()
         self.config = {"channels": channels, "width": width, "features": features}
         self.body = nn.Sequential(
-            nn.Conv2d(channels, width, 4, stride=4), Residual(width),
-            nn.Conv2d(width, 2 * width, 2, stride=2), Residual(2 * width),
-            nn.Conv2d(2 * width, 4 * width, 2, stride=2), Residual(4 * width),
-            nn.GroupNorm(8, 4 * width), nn.SiLU(),
+            nn.Conv2d(channels, width, 4, stride=4),
+            Residual(width),
+            nn.Conv2d(width, 2 * width, 2, stride=2),
+            Residual(2 * width),
+            nn.Conv2d(2 * width, 4 * width, 2, stride=2),
+            Residual(4 * width),
+            nn.GroupNorm(8, 4 * width),
+            nn.SiLU(),
         )
         # Mean and largest value over the image: what there is, and whether it is anywhere.
         self.out = nn.Linear(8 * width, features)
@@ -84,7 +92,9 @@ def open_weights(path: Path, sha256: str) -> nn.Module:
     if not path.is_file():
         raise DataError(f"the lens's weights file {path.name} does not exist")
     if (found := digest_file(path)) != sha256:
-        raise DataError(f"{path.name} is not the pinned file: expected sha256 {sha256}, got {found}")
+        raise DataError(
+            f"{path.name} is not the pinned file: expected sha256 {sha256}, got {found}"
+        )
     if path.suffix == ".safetensors":
         return Lens.load(path)
     if path.suffix == ".pt2":
@@ -110,8 +120,10 @@ def features(lens: nn.Module, *, device: str, batch: int = 256) -> Features:
 
     def apply(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            rows = [F.normalize(lens(torch.from_numpy(chunk).to(device)), dim=1).float().cpu()
-                    for chunk in np.array_split(images, max(1, -(-len(images) // batch)))]
+            rows = [
+                F.normalize(lens(torch.from_numpy(chunk).to(device)), dim=1).float().cpu()
+                for chunk in np.array_split(images, max(1, -(-len(images) // batch)))
+            ]
         return torch.cat(rows).numpy()
 
     return apply

@@ -14,8 +14,9 @@ from .whole import run_all
 PATIENTS, SIZE_PX = 400, 64
 
 
-def demo(folder: Path, *, memorize: bool = False, progress: Progress = silent
-         ) -> tuple[Run, Verdict]:
+def demo(
+    folder: Path, *, memorize: bool = False, progress: Progress = silent
+) -> tuple[Run, Verdict]:
     """Draw phantom patients into `folder`/raw and do all stages with the demo's protocol.
 
     `memorize` puts a generator in place of the trained one that copies training images: the gate
@@ -43,6 +44,7 @@ def _hand_over(raw: Path, study: protocol.Protocol) -> None:
     if done.exists() and read_json(done) == wanted:
         return
     shutil.rmtree(raw, ignore_errors=True)
-    phantoms.write_folder(raw, domain=study.domain, patients=PATIENTS, seed=study.seed,
-                          size_px=SIZE_PX, bad_files=3)
+    phantoms.write_folder(
+        raw, domain=study.domain, patients=PATIENTS, seed=study.seed, size_px=SIZE_PX, bad_files=3
+    )
     write_json(done, wanted)

@@ -15,7 +15,6 @@ from ..runtime import (
     choose_device,
     read_json,
     require_stage,
-    run_stage,
     stage_key,
     verify_stage,
     write_json,
@@ -72,8 +71,9 @@ def _reconstructor(run: Run):
     def reconstruct(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             parts = torch.from_numpy(images).split(64)
-            return torch.cat([autoencoder.reconstruct(part.to(device)).cpu() for part in parts]
-                             ).numpy()
+            return torch.cat(
+                [autoencoder.reconstruct(part.to(device)).cpu() for part in parts]
+            ).numpy()
 
     return reconstruct
 
@@ -136,8 +136,11 @@ def require_verdict(run: Run) -> Verdict:
         raise StageError("there is no verdict yet: run medsynth decide first")
     verdict = read_verdict(path)
     stages = check_fresh(run)
-    stale = [name for name, digest in stages.items()
-             if name not in ("synthetic", "evidence") and verdict.digests.get(name) != digest]
+    stale = [
+        name
+        for name, digest in stages.items()
+        if name not in ("synthetic", "evidence") and verdict.digests.get(name) != digest
+    ]
     if stale or verdict.digests.get("protocol") != run.protocol.digest:
         raise StaleError(
             "the verdict was given on something else than what is here now "

@@ -16,8 +16,7 @@ from .run import Progress, Run, parts_of, silent
 def fit(run: Run, progress: Progress = silent) -> None:
     """Train the lens, the autoencoder and the denoiser, each into a folder of its own."""
     run.build("lens", lambda folder: _fit_lens(run, folder, progress), all_ranks=True)
-    run.build("autoencoder", lambda folder: _fit_autoencoder(run, folder, progress),
-              all_ranks=True)
+    run.build("autoencoder", lambda folder: _fit_autoencoder(run, folder, progress), all_ranks=True)
     run.build("diffusion", lambda folder: _fit_diffusion(run, folder, progress), all_ranks=True)
 
 
@@ -35,8 +34,15 @@ def _fit_lens(run: Run, folder: Path, progress: Progress) -> None:
     cohort, parts = parts_of(run)
     # Training and held-out patients alike, in the cohort's order: no label of which is which.
     both = np.sort(np.concatenate([parts["train"], parts["holdout"]]))
-    fit_lens(Frames(cohort, both), settings, symmetry=run.domain.symmetries,
-             seed=run.protocol.seed, folder=folder, device=choose_device(), progress=progress)
+    fit_lens(
+        Frames(cohort, both),
+        settings,
+        symmetry=run.domain.symmetries,
+        seed=run.protocol.seed,
+        folder=folder,
+        device=choose_device(),
+        progress=progress,
+    )
 
 
 def _fit_autoencoder(run: Run, folder: Path, progress: Progress) -> None:
@@ -44,9 +50,14 @@ def _fit_autoencoder(run: Run, folder: Path, progress: Progress) -> None:
 
     cohort, parts = parts_of(run)
     fit_autoencoder(
-        Frames(cohort, parts["train"]), Frames(cohort, parts["validation"]),
-        run.protocol.autoencoder, symmetry=run.domain.augmentations, seed=run.protocol.seed,
-        folder=folder, device=choose_device(), progress=progress,
+        Frames(cohort, parts["train"]),
+        Frames(cohort, parts["validation"]),
+        run.protocol.autoencoder,
+        symmetry=run.domain.augmentations,
+        seed=run.protocol.seed,
+        folder=folder,
+        device=choose_device(),
+        progress=progress,
     )
 
 
@@ -64,13 +75,20 @@ def _fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
     cache = folder / "latents" / str(ranks()[0])
     cache.mkdir(parents=True, exist_ok=True)
     latents = encode_views(
-        autoencoder, train, run.domain.augmentations, cache / "train.npy", device)
+        autoencoder, train, run.domain.augmentations, cache / "train.npy", device
+    )
     held_latents = encode_views(autoencoder, held, "identity", cache / "held.npy", device)[0]
     fit_diffusion(
-        latents, _conditions_of_views(run, train, vocabulary),
-        (held_latents, encode_conditions(vocabulary, _known(held.labels, vocabulary))), autoencoder,
-        run.protocol.diffusion, tokens=vocabulary.size, seed=run.protocol.seed, folder=folder,
-        device=device, progress=progress,
+        latents,
+        _conditions_of_views(run, train, vocabulary),
+        (held_latents, encode_conditions(vocabulary, _known(held.labels, vocabulary))),
+        autoencoder,
+        run.protocol.diffusion,
+        tokens=vocabulary.size,
+        seed=run.protocol.seed,
+        folder=folder,
+        device=device,
+        progress=progress,
     )
 
 
@@ -82,16 +100,21 @@ def _conditions_of_views(run: Run, train: Frames, vocabulary: Vocabulary):
     from ..training.augment import views_of
 
     mirrored = [run.domain.mirror(labels) for labels in train.labels]
-    plain, flipped = (encode_conditions(vocabulary, _known(labels, vocabulary))
-                      for labels in (train.labels, mirrored))
-    return torch.stack([flipped if mirror else plain
-                        for _, mirror in views_of(run.domain.augmentations)])
+    plain, flipped = (
+        encode_conditions(vocabulary, _known(labels, vocabulary))
+        for labels in (train.labels, mirrored)
+    )
+    return torch.stack(
+        [flipped if mirror else plain for _, mirror in views_of(run.domain.augmentations)]
+    )
 
 
 def _known(labels: list[dict[str, str]], vocabulary: Vocabulary) -> list[dict[str, str]]:
     """Leave out what no training patient has: the null token stands for it."""
-    return [{name: value for name, value in row.items() if (name, value) in vocabulary.tokens}
-            for row in labels]
+    return [
+        {name: value for name, value in row.items() if (name, value) in vocabulary.tokens}
+        for row in labels
+    ]
 
 
 def sample(run: Run, progress: Progress = silent) -> StageRecord:
@@ -108,17 +131,26 @@ def _sample(run: Run, folder: Path, progress: Progress) -> None:
     conditions = synthesis.choose_conditions(train.labels, study.sample, study.seed)
     if study.sample.generator == "memorize":
         chosen = np.random.default_rng(derive_seed(study.seed, "copies")).integers(
-            0, len(train), study.sample.images)
+            0, len(train), study.sample.images
+        )
         conditions = [train.labels[i] for i in chosen]
         draw = _copier(run, train, chosen)
     else:
         draw = _sampler(run)
-    synthesis.sample_cohort(draw, conditions, bits=study.image.bits, batch=study.sample.batch,
-                            seed=study.seed, folder=folder, progress=progress)
+    synthesis.sample_cohort(
+        draw,
+        conditions,
+        bits=study.image.bits,
+        batch=study.sample.batch,
+        seed=study.seed,
+        folder=folder,
+        progress=progress,
+    )
     wait_for_everyone()
     if ranks()[0] == 0:
         synthesis.join_blocks(
-            conditions, domain=study.domain, seed=study.seed, folder=folder).write(folder)
+            conditions, domain=study.domain, seed=study.seed, folder=folder
+        ).write(folder)
 
 
 def _sampler(run: Run):
@@ -133,8 +165,14 @@ def _sampler(run: Run):
 
     def draw(numbers, conditions, seeds):
         return synthesis.sample(
-            denoiser, autoencoder, vocabulary, conditions, settings=run.protocol.sample,
-            diffusion=run.protocol.diffusion, seeds=seeds, device=device,
+            denoiser,
+            autoencoder,
+            vocabulary,
+            conditions,
+            settings=run.protocol.sample,
+            diffusion=run.protocol.diffusion,
+            seeds=seeds,
+            device=device,
         )
 
     return draw
@@ -149,6 +187,7 @@ def _copier(run: Run, train: Frames, chosen: np.ndarray):
 
     def draw(numbers, conditions, seeds):
         return synthesis.hand_out_copies(
-            autoencoder, train[chosen[numbers]], seeds=seeds, device=device)
+            autoencoder, train[chosen[numbers]], seeds=seeds, device=device
+        )
 
     return draw

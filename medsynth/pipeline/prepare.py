@@ -19,8 +19,13 @@ def ingest(run: Run, raw: Path, progress: Progress = silent) -> StageRecord:
     secret = deidentify.read_or_make_secret(run.folder / "site.key")
 
     def build(workspace: Path) -> None:
-        intake.ingest(raw, workspace, run.protocol, secret,
-                      progress=lambda done, total: progress("ingest", done / max(1, total)))
+        intake.ingest(
+            raw,
+            workspace,
+            run.protocol,
+            secret,
+            progress=lambda done, total: progress("ingest", done / max(1, total)),
+        )
 
     return run.build("intake", build, inputs={"raw": _look_of(raw)})
 
@@ -28,8 +33,12 @@ def ingest(run: Run, raw: Path, progress: Progress = silent) -> StageRecord:
 def _look_of(raw: Path) -> str:
     """Digest what a raw folder looks like: names, sizes and times of its files."""
     files = sorted(path for path in raw.rglob("*") if path.is_file())
-    return digest_json([[path.relative_to(raw).as_posix(), path.stat().st_size,
-                         path.stat().st_mtime_ns] for path in files])
+    return digest_json(
+        [
+            [path.relative_to(raw).as_posix(), path.stat().st_size, path.stat().st_mtime_ns]
+            for path in files
+        ]
+    )
 
 
 def split(run: Run, progress: Progress = silent) -> StageRecord:

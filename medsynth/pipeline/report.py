@@ -9,7 +9,7 @@ import numpy as np
 from ..cohort import Cohort
 from ..finding import read_verdict
 from ..pictures import grid_png
-from ..runtime import derive_seed, digest_files, read_json, read_jsonl, write_text
+from ..runtime import derive_seed, read_json, read_jsonl, write_text
 from .judge import findings_of
 from .run import Run, parts_of
 
@@ -20,15 +20,24 @@ CURVES = {
     "lens": ("Lens", "loss"),
 }
 PICTURES = (
-    ("neighbours.png", "Nearest neighbours",
-     "The synthetic images that come closest to one patient, the most suspicious first: the "
-     "synthetic image, the nearest training image, their difference, the nearest held-out image."),
-    ("reconstructions_worst.png", "Worst reconstructions",
-     "Held-out patients that the autoencoder keeps worst: original, reconstruction, difference "
-     "four times enlarged."),
-    ("reconstructions_typical.png", "Typical reconstructions",
-     "Held-out patients around the median: original, reconstruction, difference four times "
-     "enlarged."),
+    (
+        "neighbours.png",
+        "Nearest neighbours",
+        "The synthetic images that come closest to one patient, the most suspicious first: "
+        "synthetic, nearest training image, their difference, nearest held-out image.",
+    ),
+    (
+        "reconstructions_worst.png",
+        "Worst reconstructions",
+        "Held-out patients that the autoencoder keeps worst: original, reconstruction, difference "
+        "four times enlarged.",
+    ),
+    (
+        "reconstructions_typical.png",
+        "Typical reconstructions",
+        "Held-out patients around the median: original, reconstruction, difference four times "
+        "enlarged.",
+    ),
 )
 
 
@@ -36,14 +45,16 @@ def report(run: Run) -> Path:
     """Write RUN/report.html. It shows real patients, and says so."""
     from ..release.report import PrivateReport, private_report
 
-    page = private_report(PrivateReport(
-        protocol=run.protocol,
-        verdict=read_verdict(run.folder / "verdict.json"),
-        findings=findings_of(run),
-        split=read_json(run.folder / "split" / "split.json"),
-        panels=[*_beside_each_other(run), *_private_pictures(run)],
-        curves=_curves(run),
-    ))
+    page = private_report(
+        PrivateReport(
+            protocol=run.protocol,
+            verdict=read_verdict(run.folder / "verdict.json"),
+            findings=findings_of(run),
+            split=read_json(run.folder / "split" / "split.json"),
+            panels=[*_beside_each_other(run), *_private_pictures(run)],
+            curves=_curves(run),
+        )
+    )
     path = run.folder / "report.html"
     write_text(path, page)
     return path
@@ -57,24 +68,32 @@ def _beside_each_other(run: Run) -> list:
     synthetic = Cohort.read(run.folder / "synthetic")
     real = cohort.take(np.sort(rng.permutation(parts["train"])[:SHOWN]))
     return [
-        Panel("Synthetic images", f"The first {min(SHOWN, len(synthetic))} of {len(synthetic)}, "
-              "not chosen.", _sheet(synthetic.pixels[:SHOWN])),
-        Panel("Real training images", f"{len(real)} drawn at random, for comparison.",
-              _sheet(real.pixels)),
+        Panel(
+            "Synthetic images",
+            f"The first {min(SHOWN, len(synthetic))} of {len(synthetic)}, not chosen.",
+            _sheet(synthetic.pixels[:SHOWN]),
+        ),
+        Panel(
+            "Real training images",
+            f"{len(real)} drawn at random, for comparison.",
+            _sheet(real.pixels),
+        ),
     ]
 
 
 def _sheet(pixels: np.ndarray) -> bytes:
-    eight = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
-    return grid_png(np.asarray(eight), columns=8, scale=max(1, 96 // pixels.shape[1]))
+    return grid_png(np.asarray(pixels), columns=8, scale=max(1, 96 // pixels.shape[1]))
 
 
 def _private_pictures(run: Run) -> list:
     from ..release.report import Panel
 
     private = run.folder / "evidence" / "private"
-    return [Panel(heading, caption, (private / name).read_bytes())
-            for name, heading, caption in PICTURES if (private / name).exists()]
+    return [
+        Panel(heading, caption, (private / name).read_bytes())
+        for name, heading, caption in PICTURES
+        if (private / name).exists()
+    ]
 
 
 def _curves(run: Run) -> list:
@@ -83,10 +102,15 @@ def _curves(run: Run) -> list:
     curves = []
     for stage, (title, unit) in CURVES.items():
         rows = read_jsonl(run.folder / stage / "log.jsonl")
-        names = [name for name in ("loss", "reconstruction", "validation_loss", "validation_psnr")
-                 if any(row.get(name) is not None for row in rows)]
+        names = [
+            name
+            for name in ("loss", "reconstruction", "validation_loss", "validation_psnr")
+            if any(row.get(name) is not None for row in rows)
+        ]
         for name in names:
             points = [(row["images"], row[name]) for row in rows if row.get(name) is not None]
             curves.append((title, unit, name, points))
-    return [Curve(f"{title}: {name.replace('_', ' ')}", unit, {name: points})
-            for title, unit, name, points in curves]
+    return [
+        Curve(f"{title}: {name.replace('_', ' ')}", unit, {name: points})
+        for title, unit, name, points in curves
+    ]

@@ -62,13 +62,17 @@ class Run:
 
     def inputs(self, stage: str) -> dict[str, str]:
         """Return the digests of the finished stages that a stage reads."""
-        return {name: require_stage(self.folder / name, by=stage).digest
-                for name in PLANS[stage].needs if name != "raw"}
+        return {
+            name: require_stage(self.folder / name, by=stage).digest
+            for name in PLANS[stage].needs
+            if name != "raw"
+        }
 
     def build(self, stage: str, build: Callable[[Path], None], **options: Any) -> StageRecord:
         inputs = options.pop("inputs", None) or self.inputs(stage)
-        return run_stage(self.folder / stage, build, inputs=inputs,
-                         settings=self.settings(stage), **options)
+        return run_stage(
+            self.folder / stage, build, inputs=inputs, settings=self.settings(stage), **options
+        )
 
 
 def start(study: Protocol, folder: Path) -> Run:

@@ -1,4 +1,4 @@
-"""Pictures as bytes: PNG files that say they are synthetic, and grids for the reports."""
+"""PNG files that say that they are synthetic."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ XMP = (
 )
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COMPRESSION = 3  # of 9: a third faster than the default, and no larger on images with noise
-GAP_PX = 4
 
 
 def encode_png(image: np.ndarray, *, synthetic: bool) -> bytes:
@@ -48,7 +47,7 @@ def encode_png(image: np.ndarray, *, synthetic: bool) -> bytes:
         )
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     data = io.BytesIO()
-    picture.save(data, "PNG", compress_level=COMPRESSION, pnginfo=_marks() if synthetic else None)
+    picture.save(data, "PNG", compress_level=COMPRESSION, pnginfo=marks() if synthetic else None)
     return data.getvalue()
 
 
@@ -63,43 +62,18 @@ def is_marked(path: Path) -> bool:
         )
 
 
-def grid_png(pixels: np.ndarray, *, columns: int, scale: int = 1, synthetic: bool = False) -> bytes:
-    """Lay (N, H, W, 1 or 3) uint8 or uint16 images out in rows of `columns`, as one PNG.
-
-    `scale` enlarges each pixel to a square of that side; the gaps are see-through, so that the
-    page's own colour shows.
-    """
-    images = np.stack([_eight_bit_rgba(image) for image in pixels])
-    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
-    n, height, width, _ = images.shape
-    rows = -(-n // columns)
-    sheet = np.zeros((rows * (height + GAP_PX), columns * (width + GAP_PX), 4), np.uint8)
-    for i, image in enumerate(images):
-        y, x = (i // columns) * (height + GAP_PX), (i % columns) * (width + GAP_PX)
-        sheet[y : y + height, x : x + width] = image
-    data = io.BytesIO()
-    sheet = Image.fromarray(np.ascontiguousarray(sheet[:-GAP_PX, :-GAP_PX]))
-    sheet.save(data, "PNG", pnginfo=_marks() if synthetic else None)
-    return data.getvalue()
-
-
 def png_size(png: bytes) -> tuple[int, int]:
     """Return (width, height) in pixels from a PNG's header."""
     return struct.unpack(">II", png[16:24])
 
 
-def _marks() -> PngInfo:
+def marks() -> PngInfo:
+    """Return the text chunks that say no camera took the picture."""
     info = PngInfo()
     for key, value in TEXTS.items():
         info.add_text(key, value)
     info.add_itxt(XMP_KEY, XMP)
     return info
-
-
-def _eight_bit_rgba(image: np.ndarray) -> np.ndarray:
-    eight = (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image
-    colour = np.broadcast_to(eight, (*eight.shape[:2], 3))
-    return np.dstack([colour, np.full(eight.shape[:2], 255, np.uint8)])
 
 
 def _chunks_before_pixels(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:

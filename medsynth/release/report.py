@@ -22,11 +22,12 @@ from .. import domains
 from ..cohort import Cohort
 from ..errors import RefusedError
 from ..finding import Finding, Verdict
+from ..pictures import grid_png
 from ..protocol import Protocol
 from . import wording
 from .cards import not_measured, split_rows, study_rows
 from .charts import Curve, curve_svg, interval_bar, is_logarithmic
-from .pictures import grid_png, png_size
+from .pictures import marks, png_size
 
 SHOWN_IMAGES, SHOWN_COLUMNS, SHOWN_PX = 48, 8, 96
 COLUMN_PX = 784  # the width of the text
@@ -137,7 +138,7 @@ def _samples(cohort: Cohort) -> Panel:
     """Return images spread evenly over the cohort, so that no one picked the good ones."""
     shown = np.unique(np.linspace(0, len(cohort) - 1, SHOWN_IMAGES).astype(int))
     scale = max(1, SHOWN_PX // cohort.size_px)
-    png = grid_png(cohort.pixels[shown], columns=SHOWN_COLUMNS, scale=scale, synthetic=True)
+    png = grid_png(cohort.pixels[shown], columns=SHOWN_COLUMNS, scale=scale, marks=marks())
     caption = (
         f"{wording.count(len(shown), 'image')} spread evenly over the "
         f"{wording.count(len(cohort), 'image')} of the cohort, none chosen by hand. Every one is "

@@ -43,8 +43,15 @@ def move(images: torch.Tensor, *, zoom: float, degrees: float, shift: float) -> 
     angle = (2 * torch.rand(count, device=device) - 1) * math.radians(degrees)
     offset = (2 * torch.rand(count, 2, device=device) - 1) * (1 - scale[:, None] + shift)
     matrix = torch.stack(
-        [scale * angle.cos(), -scale * angle.sin(), offset[:, 0],
-         scale * angle.sin(), scale * angle.cos(), offset[:, 1]], 1
+        [
+            scale * angle.cos(),
+            -scale * angle.sin(),
+            offset[:, 0],
+            scale * angle.sin(),
+            scale * angle.cos(),
+            offset[:, 1],
+        ],
+        1,
     ).reshape(-1, 2, 3)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)

@@ -34,7 +34,7 @@ SHOWN = 8
 
 
 def kl_divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
-    """Return the divergence of N(mean, exp(log_variance)) from N(0, 1), summed, a mean over images."""
+    """Return the divergence of N(mean, exp(log_variance)) from N(0, 1), a mean over images."""
     values = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance)
     return values.flatten(1).sum(1).mean()
 
@@ -123,13 +123,16 @@ def fit_autoencoder(
     torch.manual_seed(derive_seed(seed, "autoencoder", "start"))
     autoencoder = Autoencoder.build(settings, channels=frames.channels)
     if settings.principal_start:
-        some = draw(len(frames), start=0, count=min(PRINCIPAL_IMAGES, len(frames)),
-                    seed=derive_seed(seed, "principal"))
+        some = draw(
+            len(frames),
+            start=0,
+            count=min(PRINCIPAL_IMAGES, len(frames)),
+            seed=derive_seed(seed, "principal"),
+        )
         autoencoder.start_from(torch.from_numpy(frames[some]))
 
     def batch(start: int, count: int) -> torch.Tensor:
-        chosen = draw(len(frames), start=start, count=count,
-                      seed=derive_seed(seed, "autoencoder"))
+        chosen = draw(len(frames), start=start, count=count, seed=derive_seed(seed, "autoencoder"))
         return flip_and_turn(torch.from_numpy(frames[chosen]).to(device), symmetry)
 
     held = torch.from_numpy(held_out[:256]).to(device)
@@ -144,9 +147,14 @@ def fit_autoencoder(
         write_grid(path, torch.cat([held[:SHOWN], made]).cpu().numpy(), columns=SHOWN)
 
     task = Task(
-        "autoencoder", _players(autoencoder, settings, frames.channels), batch,
-        settings.training.images, settings.training.batch, seed,
-        validate=validate, preview=preview,
+        "autoencoder",
+        _players(autoencoder, settings, frames.channels),
+        batch,
+        settings.training.images,
+        settings.training.batch,
+        seed,
+        validate=validate,
+        preview=preview,
     )
     trained = train(task, folder, progress)["autoencoder"].to(device)
     trained.set_scale(*_latent_scale(trained, frames, device))
@@ -173,12 +181,13 @@ def _players(
     # The discriminator plays first, so that the autoencoder knows which stage it is in.
     return {
         "discriminator": Player(
-            discriminator, losses.tell_apart, lambda seen: second.learning_rate,
-            clip=training.clip, starts_after=second.after_images,
+            discriminator,
+            losses.tell_apart,
+            lambda seen: second.learning_rate,
+            clip=training.clip,
+            starts_after=second.after_images,
         ),
-        "autoencoder": Player(
-            autoencoder, losses.loss, rate, training.weight_decay, training.clip
-        ),
+        "autoencoder": Player(autoencoder, losses.loss, rate, training.weight_decay, training.clip),
     }
 
 

@@ -26,8 +26,13 @@ SHOWN, SHOWN_STEPS = 16, 20
 
 
 def denoising_loss(
-    denoiser, z: torch.Tensor, condition: torch.Tensor, t: torch.Tensor, eps: torch.Tensor,
-    schedule: Schedule, settings: protocol.Diffusion,
+    denoiser,
+    z: torch.Tensor,
+    condition: torch.Tensor,
+    t: torch.Tensor,
+    eps: torch.Tensor,
+    schedule: Schedule,
+    settings: protocol.Diffusion,
 ) -> torch.Tensor:
     """Return the weighted loss (N,) of predicting at latents z (N, c, h, w), times t, noise eps."""
     target = schedule.target(z, eps, t, settings.objective)
@@ -42,9 +47,7 @@ def encode_views(
     """Encode every view of all frames once: (V, N, c, h, w) float32, memory mapped at `path`."""
     shape = autoencoder.encode(torch.from_numpy(frames[:1]).to(device)).shape[1:]
     views = views_of(symmetry)
-    latents = np.lib.format.open_memmap(
-        path, "w+", np.float32, (len(views), len(frames), *shape)
-    )
+    latents = np.lib.format.open_memmap(path, "w+", np.float32, (len(views), len(frames), *shape))
     with torch.inference_mode():
         for number, (quarter, mirrored) in enumerate(views):
             start = 0
@@ -82,17 +85,17 @@ def fit_diffusion(
     def batch(start: int, wanted: int):
         chosen = draw(count, start=start, count=wanted, seed=derive_seed(seed, "diffusion"))
         views = torch.randint(0, len(latents), (wanted,)).numpy()
-        return (torch.from_numpy(latents[views, chosen]).to(device),
-                conditions[views, chosen].to(device))
+        return (
+            torch.from_numpy(latents[views, chosen]).to(device),
+            conditions[views, chosen].to(device),
+        )
 
     def loss(modules: Modules, drawn):
         z, condition = drawn
         t = torch.randint(0, schedule.timesteps, (len(z),), device=device)
         condition = drop_condition(condition, settings.condition_dropout)
         eps = torch.randn_like(z)
-        value = denoising_loss(
-            modules["denoiser"], z, condition, t, eps, schedule, settings
-        ).mean()
+        value = denoising_loss(modules["denoiser"], z, condition, t, eps, schedule, settings).mean()
         return value, {"loss": value.detach()}
 
     held = [torch.from_numpy(validation[0]).to(device), validation[1].to(device)]
@@ -103,23 +106,35 @@ def fit_diffusion(
         for z, condition in zip(held[0].split(64), held[1].split(64), strict=True):
             t = torch.linspace(0, schedule.timesteps - 1, len(z), device=device).long()
             eps = torch.randn_like(z)
-            losses.append(denoising_loss(
-                modules["denoiser"], z, condition, t, eps, schedule, settings))
+            losses.append(
+                denoising_loss(modules["denoiser"], z, condition, t, eps, schedule, settings)
+            )
         return {"validation_loss": torch.cat(losses).mean().item()}
 
     def preview(modules: Modules, path: Path) -> None:
         noise = torch.randn(SHOWN, channels, size, size).to(device)
         shown = conditions[0, torch.arange(SHOWN) % count].to(device)
-        z = ddim(guided(modules["denoiser"], shown, 1.0), noise, schedule,
-                 spaced_times(schedule, SHOWN_STEPS), objective=settings.objective)
+        z = ddim(
+            guided(modules["denoiser"], shown, 1.0),
+            noise,
+            schedule,
+            spaced_times(schedule, SHOWN_STEPS),
+            objective=settings.objective,
+        )
         write_grid(path, autoencoder.to(device).decode(z).cpu().numpy(), columns=8)
 
     training = settings.training
     player = Player(denoiser, loss, learning_rate(training), training.weight_decay, training.clip)
     task = Task(
-        "diffusion", {"denoiser": player}, batch, training.images, training.batch, seed,
+        "diffusion",
+        {"denoiser": player},
+        batch,
+        training.images,
+        training.batch,
+        seed,
         ema=("denoiser", settings.ema) if settings.ema else None,
-        validate=validate, preview=preview,
+        validate=validate,
+        preview=preview,
     )
     trained = train(task, folder, progress)["denoiser"]
     trained.save(folder)

@@ -57,8 +57,10 @@ def fit_lens(
 
     def batch(start: int, count: int):
         chosen = draw(len(frames), start=start, count=count, seed=derive_seed(seed, "lens"))
-        return (torch.from_numpy(frames[chosen]).to(device),
-                torch.from_numpy(patients[chosen]).to(device))
+        return (
+            torch.from_numpy(frames[chosen]).to(device),
+            torch.from_numpy(patients[chosen]).to(device),
+        )
 
     def loss(modules: Modules, drawn):
         real, who = drawn

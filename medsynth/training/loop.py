@@ -232,11 +232,15 @@ class State:
             moments = optimiser.state_dict()["state"]
             groups[f"optimiser_{name}"] = {
                 f"{index}.{key}": torch.as_tensor(value)
-                for index, row in moments.items() for key, value in row.items()
+                for index, row in moments.items()
+                for key, value in row.items()
             }
-        return {group: {key: value.detach().cpu().contiguous().clone()
-                        for key, value in tensors.items()}
-                for group, tensors in groups.items()}
+        return {
+            group: {
+                key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()
+            }
+            for group, tensors in groups.items()
+        }
 
     def resume(self) -> None:
         """Go on from the newest whole state in the folder, if there is one."""

@@ -62,7 +62,8 @@ def test_published_layout_opens_in_plain_diffusers_with_its_scale(tmp_path):
     shift = torch.tensor(plain.config.latents_mean).reshape(-1, 1, 1)
     torch.testing.assert_close((mean - shift) / scale, model.encode(pictures()))
     torch.testing.assert_close(
-        plain.decode(mean).sample.clamp(-1, 1), model.reconstruct(pictures()))
+        plain.decode(mean).sample.clamp(-1, 1), model.reconstruct(pictures())
+    )
 
 
 def test_principal_start_begins_as_the_best_linear_code():

@@ -10,7 +10,10 @@ from medsynth.vocabulary import NULL, Vocabulary
 def build(attention=(False, True)) -> Denoiser:
     torch.manual_seed(0)
     settings = protocol.Diffusion(
-        widths=(16, 32), attention=attention, layers=1, groups=8,
+        widths=(16, 32),
+        attention=attention,
+        layers=1,
+        groups=8,
         training=protocol.Optimiser(images=8, batch=8, learning_rate=1e-3),
     )
     return Denoiser.build(settings, latent_channels=4, latent_px=8, tokens=5).eval()
@@ -50,7 +53,8 @@ def test_guidance_is_a_line_through_null_and_condition():
     assert torch.equal(full, denoiser(x, t, condition))
     assert torch.equal(null, denoiser(x, t, torch.zeros_like(condition)))
     torch.testing.assert_close(
-        guided(denoiser, condition, 3.0)(x, t), null + 3 * (full - null), atol=1e-5, rtol=1e-4)
+        guided(denoiser, condition, 3.0)(x, t), null + 3 * (full - null), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_unknown_value_is_named():

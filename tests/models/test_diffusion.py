@@ -1,5 +1,6 @@
 """On Gaussian data the best denoiser and the exact DDIM result are known in closed form."""
 
+import itertools
 import math
 
 import numpy as np
@@ -76,7 +77,7 @@ def test_times_walk_down_from_the_noisiest_to_the_clean_end(kind, steps):
     assert pairs[0][0] == 999
     assert pairs[-1][1] == CLEAN
     assert all(t > before for t, before in pairs)
-    assert all(a[1] == b[0] for a, b in zip(pairs, pairs[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(pairs))
 
 
 def test_more_steps_than_times_are_refused():
@@ -89,8 +90,15 @@ def test_eta_one_keeps_the_spread_of_gaussian_data():
     schedule = Schedule("cosine", 1000)
     generators = [torch.Generator().manual_seed(i) for i in range(3000)]
     x = noise_like(torch.empty(3000, 1, dtype=torch.float64), generators)
-    made = ddim(best_denoiser(schedule, 0.5, "v"), x, schedule, spaced_times(schedule, 200),
-                objective="v", eta=1.0, generators=generators)
+    made = ddim(
+        best_denoiser(schedule, 0.5, "v"),
+        x,
+        schedule,
+        spaced_times(schedule, 200),
+        objective="v",
+        eta=1.0,
+        generators=generators,
+    )
     assert made.std().item() == pytest.approx(0.5, rel=0.05)
     assert made.mean().item() == pytest.approx(0.0, abs=0.04)
 
@@ -98,8 +106,14 @@ def test_eta_one_keeps_the_spread_of_gaussian_data():
 def test_eta_needs_a_generator_an_image():
     schedule = Schedule("cosine", 10)
     with pytest.raises(ValueError, match="needs a generator an image: 2, got 0"):
-        ddim(lambda x, t: x, torch.zeros(2, 1), schedule, spaced_times(schedule, 2),
-             objective="v", eta=0.5)
+        ddim(
+            lambda x, t: x,
+            torch.zeros(2, 1),
+            schedule,
+            spaced_times(schedule, 2),
+            objective="v",
+            eta=0.5,
+        )
 
 
 @pytest.mark.parametrize("objective", ["v", "eps"])

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from medsynth.errors import DataError
+from medsynth.pictures import grid_png
 from medsynth.release import pictures
 
 
@@ -61,7 +62,7 @@ def test_a_mark_after_the_pixels_or_in_them_does_not_count(tmp_path):
 
 def test_a_grid_puts_images_in_rows_and_leaves_gaps_see_through():
     images = np.stack([np.full((4, 4, 1), value, np.uint8) for value in (10, 20, 30)])
-    with Image.open(io.BytesIO(pictures.grid_png(images, columns=2, scale=3))) as opened:
+    with Image.open(io.BytesIO(grid_png(images, columns=2, scale=3))) as opened:
         sheet = np.asarray(opened)
     gap = pictures.GAP_PX
     assert sheet.shape == (24 + gap, 24 + gap, 4)

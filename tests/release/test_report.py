@@ -11,8 +11,8 @@ from made_up import judged, make_findings
 import medsynth.release
 from medsynth.cohort import Cohort
 from medsynth.errors import RefusedError
+from medsynth.pictures import grid_png
 from medsynth.release.charts import Curve, curve_svg, interval_bar
-from medsynth.release.pictures import grid_png
 from medsynth.release.report import (
     Panel,
     PrivateReport,

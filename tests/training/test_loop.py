@@ -32,9 +32,19 @@ def line_task(seed: int = 0, **changes) -> Task:
         return value, {"loss": value.detach()}
 
     player = Player(net, loss, learning_rate(SETTINGS))
-    return replace(Task("line", {"net": player}, batch, 400, 10, seed, ema=("net", 0.9),
-                        validate=lambda modules: {"weight": float(modules["net"][0].bias[0])}),
-                   **changes)
+    return replace(
+        Task(
+            "line",
+            {"net": player},
+            batch,
+            400,
+            10,
+            seed,
+            ema=("net", 0.9),
+            validate=lambda modules: {"weight": float(modules["net"][0].bias[0])},
+        ),
+        **changes,
+    )
 
 
 def weights(module: nn.Module) -> str:
@@ -60,8 +70,10 @@ def test_killed_and_started_again_it_ends_with_the_same_weights_byte_for_byte(tm
     assert weights(again) == weights(whole)
 
     def log(folder):
-        return [{k: v for k, v in row.items() if k != "seconds"}
-                for row in read_jsonl(folder / "log.jsonl")]
+        return [
+            {k: v for k, v in row.items() if k != "seconds"}
+            for row in read_jsonl(folder / "log.jsonl")
+        ]
 
     assert log(broken) == log(straight)
 

@@ -68,7 +68,8 @@ def test_contrast_neither_pulls_nor_pushes_other_images_of_the_same_patient():
 
 
 @pytest.mark.parametrize(
-    ("symmetry", "views"), [("identity", 1), ("flip", 2), ("flips and rotations", 8)])
+    ("symmetry", "views"), [("identity", 1), ("flip", 2), ("flips and rotations", 8)]
+)
 def test_flips_and_turns_give_exactly_the_symmetry_s_views(symmetry, views):
     torch.manual_seed(0)
     image = torch.arange(9.0).reshape(1, 1, 3, 3)
@@ -98,17 +99,24 @@ def test_disguise_keeps_range_and_shape():
 
 def small(**knobs) -> protocol.Autoencoder:
     training = protocol.Optimiser(images=64, batch=8, learning_rate=1e-3)
-    return protocol.Autoencoder(
-        widths=(16, 16), latent_channels=4, training=training, **knobs)
+    return protocol.Autoencoder(widths=(16, 16), latent_channels=4, training=training, **knobs)
 
 
 @pytest.mark.parametrize(
-    "adversarial", [None, protocol.Adversarial(after_images=32, learning_rate=1e-4)])
+    "adversarial", [None, protocol.Adversarial(after_images=32, learning_rate=1e-4)]
+)
 def test_autoencoder_learns_and_stores_a_scale_that_normalises_latents(tmp_path, adversarial):
     frames = Frames(cohort(), np.arange(20))
     held = Frames(cohort(), np.arange(20, 24))
-    model = fit_autoencoder(frames, held, small(adversarial=adversarial), symmetry="identity",
-                            seed=0, folder=tmp_path, device="cpu")
+    model = fit_autoencoder(
+        frames,
+        held,
+        small(adversarial=adversarial),
+        symmetry="identity",
+        seed=0,
+        folder=tmp_path,
+        device="cpu",
+    )
     with torch.no_grad():
         z = Autoencoder.load(tmp_path).encode(torch.from_numpy(frames[slice(None)]))
     torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(4), atol=1e-3, rtol=0)
@@ -126,6 +134,8 @@ def test_latents_are_encoded_in_order_for_every_view(tmp_path):
     with torch.no_grad():
         last = torch.from_numpy(frames[np.array([69])])
         torch.testing.assert_close(
-            torch.from_numpy(latents[0, 69]), model.encode(last)[0], atol=1e-5, rtol=1e-4)
+            torch.from_numpy(latents[0, 69]), model.encode(last)[0], atol=1e-5, rtol=1e-4
+        )
         torch.testing.assert_close(
-            torch.from_numpy(latents[1, 69]), model.encode(last.flip(3))[0], atol=1e-5, rtol=1e-4)
+            torch.from_numpy(latents[1, 69]), model.encode(last.flip(3))[0], atol=1e-5, rtol=1e-4
+        )
