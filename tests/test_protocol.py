@@ -127,7 +127,7 @@ def test_absent_file_is_a_fault(tmp_path):
 # Profiles and changes -----------------------------------------------------------------------------
 
 PROFILES = (
-    SMALLEST
+    SMALLEST.replace("fundus", "chest_xray")
     + """\
 image: {size_px: 64, bits: 16}
 profiles:
