@@ -46,6 +46,7 @@ def read_tables(raw: Path, files: list[str], wanted: str) -> Iterator[tuple[str,
 
 
 def guess_columns(raw: Path, name: str, table: pd.DataFrame) -> TableGuess:
+    """Guess a table's path, patient and label columns from their names and from what they hold."""
     folder = (raw / name).parent
     paths = [column for column in table.columns if _names_files(folder, table[column])]
     paths.sort(key=lambda column: _plain(column) not in PATH_NAMES)
