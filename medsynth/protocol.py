@@ -190,6 +190,8 @@ class Diffusion(Section):
     """Channels a level; each further level halves the latent."""
     attention: tuple[bool, ...] = (False, True, True)
     """At which levels it attends to itself and to the condition's tokens."""
+    middle_attention: bool = True
+    """Whether it does so in the middle block, below the last level."""
     layers: Count = 2
     """Residual blocks a level."""
     groups: Count = 32

@@ -34,7 +34,7 @@ class Denoiser(nn.Module):
         length = settings.widths[-1]
         down = ["CrossAttnDownBlock2D" if here else "DownBlock2D" for here in settings.attention]
         up = ["CrossAttnUpBlock2D" if here else "UpBlock2D" for here in settings.attention[::-1]]
-        middle = "UNetMidBlock2DCrossAttn" if settings.attention[-1] else "UNetMidBlock2D"
+        middle = "UNetMidBlock2DCrossAttn" if settings.middle_attention else "UNetMidBlock2D"
         unet = UNet2DConditionModel(
             sample_size=latent_px,
             in_channels=latent_channels,

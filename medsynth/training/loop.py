@@ -28,7 +28,8 @@ from ..runtime import append_jsonl, choose_device, derive_seed, read_json, read_
 
 SAVES = 25  # a run is saved so many times, and at least every SAVE_IMAGES images
 SAVE_IMAGES = 100_000
-LOOKS = 20  # so often validation and pictures are made
+LOOKS = 20  # so often it is validated
+PICTURES = 5  # so often a picture is drawn, which costs a sampling
 
 Modules = Mapping[str, nn.Module]
 Loss = Callable[[Modules, Any], tuple[torch.Tensor, dict[str, torch.Tensor]]]
@@ -129,7 +130,7 @@ def _log(task: Task, state: State, logs: Mapping[str, torch.Tensor]) -> None:
     if state.passed(task.images / LOOKS) or last:
         row = {"images": state.seen, "seconds": round(time.monotonic() - state.started, 1)}
         row |= {key: float(value) for key, value in logs.items()}
-        row |= state.look()
+        row |= state.look(picture=state.passed(task.images / PICTURES) or last)
         if not all(math.isfinite(value) for value in row.values()):
             row["not_finite"] = 1.0
         if state.accelerator.is_main_process:
@@ -149,7 +150,7 @@ class State:
         self.optimisers: dict[str, Any] = {}
         for name, player in task.players.items():
             optimiser = torch.optim.AdamW(
-                player.module.parameters(), lr=1.0, weight_decay=player.weight_decay
+                player.module.parameters(), lr=1.0, weight_decay=player.weight_decay, fused=True
             )
             self.modules[name], self.optimisers[name] = accelerator.prepare(
                 player.module, optimiser
@@ -161,11 +162,11 @@ class State:
             return None
         name, decay = self.task.ema
 
-        def blend(mean, new, count):
+        def blend(means, new, count):
             weight = min(decay, (1 + float(count)) / (10 + float(count)))  # short at first
-            return mean + (1 - weight) * (new - mean)
+            torch._foreach_lerp_(means, new, 1 - weight)
 
-        return torch.optim.swa_utils.AveragedModel(self._bare(name), avg_fn=blend)
+        return torch.optim.swa_utils.AveragedModel(self._bare(name), multi_avg_fn=blend)
 
     def _bare(self, name: str) -> nn.Module:
         return self.accelerator.unwrap_model(self.modules[name])
@@ -179,7 +180,7 @@ class State:
         """True if the last step went past a multiple of `every` images."""
         return self.seen // every > self.before // every
 
-    def look(self) -> dict[str, float]:
+    def look(self, *, picture: bool) -> dict[str, float]:
         """Validate and draw with the averaged weights, without disturbing the next step."""
         modules = self.evaluated()
         found: dict[str, float] = {}
@@ -187,7 +188,7 @@ class State:
             if self.task.validate is not None:
                 torch.manual_seed(derive_seed(self.task.seed, self.task.name, "validation"))
                 found = self.task.validate(modules)
-            if self.task.preview is not None and self.accelerator.is_main_process:
+            if picture and self.task.preview is not None and self.accelerator.is_main_process:
                 previews = self.folder / "previews"
                 previews.mkdir(exist_ok=True)
                 self.task.preview(modules, previews / f"{self.seen:010d}.png")
