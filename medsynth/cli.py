@@ -323,18 +323,20 @@ def _show_findings(run: Any, as_json: bool) -> None:
     if as_json:
         print(json.dumps([without_nan(asdict(item)) for item in found.values()], indent=2))
         return
-    table = Table("finding", "value", "interval", "n", "unit", "reference", box=None)
+    table = Table("finding", "value", "95 % interval", "n", "reference", "unit", box=None)
+    table.columns[0].no_wrap = True
     for item in found.values():
-        reference = "" if item.reference is None else f"{item.reference:.4g} ({item.reference_is})"
+        reference = "" if item.reference is None else f"{item.reference:.4g}"
         table.add_row(
-            item.name,
-            f"{item.value:.4g}",
-            f"{item.low:.4g} to {item.high:.4g}",
-            str(item.n),
-            item.unit,
-            reference,
-        )
-    Console().print(table)
+            item.name, f"{item.value:.4g}", f"{item.low:.4g} to {item.high:.4g}",
+            str(item.n), reference, item.unit,
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    for words in sorted({item.reference_is for item in found.values() if item.reference_is}):
+        families = sorted({i.name.split(".")[0] for i in found.values() if i.reference_is == words})
+        console.print(f"reference of {', '.join(families)}: {words}")
+    console.print("How each was measured: --json, or docs/measures.md")
 
 
 @app.command()

@@ -305,6 +305,11 @@ def ranks() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
+def writes() -> bool:
+    """True in the one process of a run that writes what all of them made."""
+    return ranks()[0] == 0
+
+
 def wait_for_everyone() -> None:
     """Wait until all processes of this run are here; nothing where there is one."""
     if ranks()[1] > 1:

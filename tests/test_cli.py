@@ -146,8 +146,18 @@ def test_every_error_has_an_exit_code(error):
     assert error.exit_code in (1, 3)
 
 
-def test_torchrun_trains_on_two_processes_to_the_same_weights_on_both(tmp_path):
-    """Two processes on the CPU: each step's batch is shared out, gradients are averaged."""
+def torchrun(*arguments: str) -> subprocess.CompletedProcess:
+    """Start two processes on the CPU, as a cluster starts one on each GPU."""
+    launch = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MEDSYNTH_DEVICE": "cpu"}
+    return subprocess.run(
+        [sys.executable, *launch, *arguments],
+        env=environment, capture_output=True, text=True, check=False, timeout=280,
+    )  # fmt: skip
+
+
+def test_two_processes_train_to_the_same_weights(tmp_path):
+    """Each step's batch is shared out and the gradients are averaged."""
     script = tmp_path / "two.py"
     script.write_text(
         "import sys; sys.path.insert(0, sys.argv[1])\n"
@@ -158,24 +168,15 @@ def test_torchrun_trains_on_two_processes_to_the_same_weights_on_both(tmp_path):
         "folder = Path(sys.argv[2]); net = train(line_task(ema=None), folder)['net']\n"
         "(folder / f'rank{ranks()[0]}').write_text(weights(net))\n"
     )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MEDSYNTH_DEVICE": "cpu"}
-    result = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node",
-            "2",
-            "--standalone",
-            str(script),
-            str(Path(__file__).parent),
-            str(tmp_path),
-        ],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
+    result = torchrun(str(script), str(Path(__file__).parent), str(tmp_path))
     assert result.returncode == 0, result.stderr[-2000:]
     assert (tmp_path / "rank0").read_text() == (tmp_path / "rank1").read_text()
+
+
+def test_two_processes_do_the_whole_way_together(tmp_path, protocol_file):
+    raw, run = write_raw(tmp_path / "raw"), tmp_path / "run"
+    result = torchrun("-m", "medsynth", "run", str(protocol_file), str(raw), str(run), "--json")
+    verdict = json.loads((run / "verdict.json").read_text())
+    assert result.returncode in (0, 1), result.stderr[-2000:]  # torchrun turns a refusal into 1
+    assert (run / "release").exists() == (verdict["outcome"] == "passed")
+    assert not list(run.glob("*.tmp"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.loader import Frames
-from ..runtime import StageRecord, choose_device, derive_seed, ranks, wait_for_everyone
+from ..runtime import StageRecord, choose_device, derive_seed, ranks, wait_for_everyone, writes
 from ..vocabulary import Vocabulary
 from .run import Progress, Run, parts_of, silent
 
@@ -27,7 +27,8 @@ def _fit_lens(run: Run, folder: Path, progress: Progress) -> None:
 
         path = Path(settings.weights)
         open_weights(path, settings.sha256)
-        shutil.copyfile(path, folder / f"lens{path.suffix}")
+        if writes():
+            shutil.copyfile(path, folder / f"lens{path.suffix}")
         return
     from ..training.lens import fit_lens
 
@@ -71,7 +72,8 @@ def _fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
     autoencoder = Autoencoder.load(run.folder / "autoencoder").to(device)
     train, held = Frames(cohort, parts["train"]), Frames(cohort, parts["validation"])
     vocabulary = Vocabulary.from_labels(train.labels)
-    vocabulary.write(folder / "vocabulary.json")
+    if writes():
+        vocabulary.write(folder / "vocabulary.json")
     cache = folder / "latents" / str(ranks()[0])
     cache.mkdir(parents=True, exist_ok=True)
     latents = encode_views(
@@ -147,7 +149,7 @@ def _sample(run: Run, folder: Path, progress: Progress) -> None:
         progress=progress,
     )
     wait_for_everyone()
-    if ranks()[0] == 0:
+    if writes():
         synthesis.join_blocks(
             conditions, domain=study.domain, seed=study.seed, folder=folder
         ).write(folder)

@@ -16,9 +16,9 @@ def ingest(run: Run, raw: Path, progress: Progress = silent) -> StageRecord:
 
     if not raw.is_dir():
         raise StageError(f"expected a folder of images, {raw.name} is none")
-    secret = deidentify.read_or_make_secret(run.folder / "site.key")
 
     def build(workspace: Path) -> None:
+        secret = deidentify.read_or_make_secret(run.folder / "site.key")
         intake.ingest(
             raw,
             workspace,

@@ -13,7 +13,7 @@ from .. import domains, protocol
 from ..cohort import Cohort
 from ..errors import StageError
 from ..protocol import Protocol
-from ..runtime import StageRecord, ranks, read_json, require_stage, run_stage, write_text
+from ..runtime import StageRecord, read_json, require_stage, run_stage, write_text, writes
 
 Progress = Callable[[str, float], None]
 
@@ -78,7 +78,7 @@ class Run:
 def start(study: Protocol, folder: Path) -> Run:
     """Open a run folder for a study, made where it is absent."""
     folder.mkdir(parents=True, exist_ok=True)
-    if ranks()[0] == 0:
+    if writes():
         write_text(folder / "protocol.yaml", protocol.to_yaml(study))
     return Run(folder, study)
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from ..finding import Verdict, read_verdict
-from ..runtime import ranks, wait_for_everyone
+from ..runtime import wait_for_everyone, writes
 from .judge import decide, release, validate
 from .learn import fit, sample
 from .prepare import ingest, split
@@ -21,7 +21,7 @@ def run_all(run: Run, raw: Path, progress: Progress = silent) -> Verdict:
     fit(run, progress)
     sample(run, progress)
     validate(run, progress)
-    if ranks()[0] == 0:
+    if writes():
         _conclude(run)
     wait_for_everyone()
     return read_verdict(run.folder / "verdict.json")

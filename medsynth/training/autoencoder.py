@@ -25,7 +25,7 @@ from ..data.loader import Frames, draw
 from ..domains import Symmetry
 from ..models.autoencoder import Autoencoder
 from ..pictures import write_grid
-from ..runtime import derive_seed
+from ..runtime import derive_seed, writes
 from .augment import flip_and_turn
 from .loop import Modules, Player, Task, learning_rate, train
 
@@ -158,7 +158,8 @@ def fit_autoencoder(
     )
     trained = train(task, folder, progress)["autoencoder"].to(device)
     trained.set_scale(*_latent_scale(trained, frames, device))
-    trained.save(folder)
+    if writes():
+        trained.save(folder)
     return trained.eval()
 
 

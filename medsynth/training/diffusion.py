@@ -18,7 +18,7 @@ from ..models.autoencoder import Autoencoder
 from ..models.denoiser import Denoiser, drop_condition, guided
 from ..models.diffusion import Schedule, ddim, spaced_times
 from ..pictures import write_grid
-from ..runtime import derive_seed
+from ..runtime import derive_seed, writes
 from .augment import views_of
 from .loop import Modules, Player, Task, learning_rate, train
 
@@ -137,5 +137,6 @@ def fit_diffusion(
         preview=preview,
     )
     trained = train(task, folder, progress)["denoiser"]
-    trained.save(folder)
+    if writes():
+        trained.save(folder)
     return trained

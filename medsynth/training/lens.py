@@ -16,7 +16,7 @@ from .. import protocol
 from ..data.loader import Frames, draw
 from ..domains import Symmetry
 from ..models.lens import Lens
-from ..runtime import derive_seed
+from ..runtime import derive_seed, writes
 from .augment import disguise
 from .loop import Modules, Player, Task, learning_rate, train
 
@@ -73,5 +73,6 @@ def fit_lens(
     player = Player(lens, loss, learning_rate(training), training.weight_decay, training.clip)
     task = Task("lens", {"lens": player}, batch, training.images, training.batch, seed)
     trained = train(task, folder, progress)["lens"]
-    trained.save(folder / "lens.safetensors")
+    if writes():
+        trained.save(folder / "lens.safetensors")
     return trained
