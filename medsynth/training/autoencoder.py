@@ -52,15 +52,13 @@ class ReconstructionLoss(nn.Module):
         return error + self.weight * self.ssim(made, real) if self.weight else error
 
 
-class AutoencoderTask:
-    """The losses of the autoencoder and of its discriminator, and the numbers that are watched."""
+class Losses:
+    """The losses of the autoencoder and of its discriminator."""
 
-    def __init__(self, settings: protocol.Autoencoder, channels: int):
+    def __init__(self, settings: protocol.Autoencoder):
         self.settings = settings
         self.reconstruction = ReconstructionLoss(settings.ssim_weight)
         self.hinge = PatchAdversarialLoss(criterion="hinge", reduction="mean")
-        self.adversarial = False  # set for steps of the second stage
-        self.channels = channels
 
     def loss(self, modules: Modules, images: torch.Tensor):
         made, half, mean, log_variance = modules["autoencoder"](images)
@@ -71,7 +69,7 @@ class AutoencoderTask:
         divergence = kl_divergence(mean.float(), log_variance.float())
         total = error + self.settings.kl_weight * divergence / images[0].numel()
         logs = {"reconstruction": error.detach(), "kl": divergence.detach()}
-        if "discriminator" in modules and self.adversarial:
+        if "discriminator" in modules:  # the second stage
             fooled, weight = self._fool(modules, made, error)
             total = total + weight * fooled
             logs |= {"adversarial": fooled.detach(), "adversarial_weight": weight}
@@ -89,7 +87,6 @@ class AutoencoderTask:
 
     def tell_apart(self, modules: Modules, images: torch.Tensor):
         """Return the discriminator's hinge loss on real and reconstructed images."""
-        self.adversarial = True
         with torch.no_grad():
             made = modules["autoencoder"](images)[0].float()
         real = modules["discriminator"](images)[-1:]
@@ -166,7 +163,7 @@ def fit_autoencoder(
 def _players(
     autoencoder: Autoencoder, settings: protocol.Autoencoder, channels: int
 ) -> dict[str, Player]:
-    losses = AutoencoderTask(settings, channels)
+    losses = Losses(settings)
     training, second = settings.training, settings.adversarial
     usual = learning_rate(training)
     if second is None:
@@ -179,7 +176,6 @@ def _players(
     discriminator = PatchDiscriminator(
         spatial_dims=2, channels=64, in_channels=channels, num_layers_d=3, norm="INSTANCE"
     )
-    # The discriminator plays first, so that the autoencoder knows which stage it is in.
     return {
         "discriminator": Player(
             discriminator,

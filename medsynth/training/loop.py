@@ -23,6 +23,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ..errors import StageError
 from ..protocol import Optimiser
 from ..runtime import append_jsonl, choose_device, derive_seed, read_json, read_jsonl, write_json
 
@@ -37,7 +38,11 @@ Loss = Callable[[Modules, Any], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
 @dataclass(frozen=True)
 class Player:
-    """A network and what it learns by; it sits out until `starts_after` images were seen."""
+    """A network and what it learns by; it sits out until `starts_after` images were seen.
+
+    `loss(modules, batch)` gets the modules of all that play at this step, in mixed precision
+    where the machine has it, and returns the loss and the numbers to be logged.
+    """
 
     module: nn.Module
     loss: Loss
@@ -107,15 +112,16 @@ def _step(task: Task, state: State) -> dict[str, torch.Tensor]:
     torch.manual_seed(derive_seed(task.seed, task.name, state.step, rank))
     share = -(-task.batch_size // world)
     batch = task.batch(state.seen + rank * share, share)
+    playing = {
+        name: player for name, player in task.players.items() if state.seen >= player.starts_after
+    }
+    modules = {name: state.modules[name] for name in playing}
     logs: dict[str, torch.Tensor] = {}
-    for name, player in task.players.items():
-        if state.seen < player.starts_after:
-            continue
+    for name, player in playing.items():
         optimiser = state.optimisers[name]
         for group in optimiser.param_groups:
             group["lr"] = player.learning_rate(state.seen)
-        with accelerator.autocast():
-            loss, parts = player.loss(state.modules, batch)
+        loss, parts = player.loss(modules, batch)
         optimiser.zero_grad(set_to_none=True)
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(player.module.parameters(), player.clip)
@@ -131,12 +137,20 @@ def _log(task: Task, state: State, logs: Mapping[str, torch.Tensor]) -> None:
         row = {"images": state.seen, "seconds": round(time.monotonic() - state.started, 1)}
         row |= {key: float(value) for key, value in logs.items()}
         row |= state.look(picture=state.passed(task.images / PICTURES) or last)
-        if not all(math.isfinite(value) for value in row.values()):
-            row["not_finite"] = 1.0
         if state.accelerator.is_main_process:
             append_jsonl(state.folder / "log.jsonl", row)
+        _stop_if_lost(task, row)
     if state.passed(min(SAVE_IMAGES, task.images / SAVES)) or last:
         state.save()
+
+
+def _stop_if_lost(task: Task, row: Mapping[str, float]) -> None:
+    lost = sorted(name for name, value in row.items() if not math.isfinite(value))
+    if lost:
+        raise StageError(
+            f"training the {task.name} diverged: {', '.join(lost)} is no number after "
+            f"{row['images']} images. Lower {task.name}.training.learning_rate and run again"
+        )
 
 
 class State:
@@ -146,6 +160,8 @@ class State:
         self.task, self.accelerator, self.folder = task, accelerator, folder
         self.seen = self.before = self.step = 0
         self.started = time.monotonic()
+        # Copied before accelerate changes how the network is called.
+        self.average = self._make_average()
         self.modules: dict[str, nn.Module] = {}
         self.optimisers: dict[str, Any] = {}
         for name, player in task.players.items():
@@ -155,7 +171,6 @@ class State:
             self.modules[name], self.optimisers[name] = accelerator.prepare(
                 player.module, optimiser
             )
-        self.average = self._make_average()
 
     def _make_average(self) -> torch.optim.swa_utils.AveragedModel | None:
         if self.task.ema is None:
@@ -166,7 +181,10 @@ class State:
             weight = min(decay, (1 + float(count)) / (10 + float(count)))  # short at first
             torch._foreach_lerp_(means, new, 1 - weight)
 
-        return torch.optim.swa_utils.AveragedModel(self._bare(name), multi_avg_fn=blend)
+        module = self.task.players[name].module
+        return torch.optim.swa_utils.AveragedModel(
+            module, device=self.accelerator.device, multi_avg_fn=blend
+        )
 
     def _bare(self, name: str) -> nn.Module:
         return self.accelerator.unwrap_model(self.modules[name])
@@ -205,7 +223,11 @@ class State:
     def finished(self) -> dict[str, nn.Module]:
         modules = self.evaluated()
         self.accelerator.free_memory()
-        return {name: module.cpu() for name, module in modules.items()}
+        plain = {
+            name: self.accelerator.unwrap_model(module, keep_fp32_wrapper=False)
+            for name, module in modules.items()
+        }
+        return {name: module.cpu() for name, module in plain.items()}
 
     # Saving ---------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from medsynth.data.loader import draw
+from medsynth.errors import StageError
 from medsynth.protocol import Optimiser
 from medsynth.runtime import digest_bytes, read_jsonl
 from medsynth.training.loop import Player, Task, learning_rate, train
@@ -145,17 +146,17 @@ def test_rate_rises_then_falls_to_a_hundredth():
     assert constant(400) == pytest.approx(1e-2)
 
 
-def test_loss_that_is_no_number_is_marked_in_the_log(tmp_path):
+def test_training_that_diverges_stops_and_says_what_to_change(tmp_path):
     task = line_task(ema=None)
     player = task.players["net"]
 
     def loss(modules, drawn):
-        value = player.loss(modules, drawn)[0]
-        return value, {"loss": value.detach() * float("nan")}
+        value = player.loss(modules, drawn)[0] * float("nan")
+        return value, {"loss": value.detach()}
 
-    train(replace(task, players={"net": replace(player, loss=loss)}), tmp_path)
-    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert all(row["loss"] is None and row["not_finite"] == 1.0 for row in rows)
+    with pytest.raises(StageError, match=r"loss.* is no number after 20 images\. Lower line"):
+        train(replace(task, players={"net": replace(player, loss=loss)}), tmp_path)
+    assert json.loads((tmp_path / "log.jsonl").read_text())["loss"] is None
 
 
 def test_each_pass_takes_every_image_once():
