@@ -8,6 +8,7 @@ cohorts.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,12 +19,13 @@ from typing import Literal
 import numpy as np
 
 from .errors import DataError
-from .runtime import digest_bytes, digest_json, read_json, write_json, write_text
+from .runtime import digest_json, read_json, write_json, write_text
 
 Origin = Literal["real", "synthetic", "derived", "canary"]
 ORIGINS = ("real", "synthetic", "derived", "canary")
 FIELDS = ("id", "origin", "patient", "source", "link", "seed", "parent")
 LABEL_PREFIX = "label:"
+DIGEST_BLOCK = 256  # images hashed at a time, so that a large cohort stays on disk
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,14 @@ class Cohort:
     @cached_property
     def digest(self) -> str:
         """sha256 over records and pixels: two cohorts with the same digest are the same."""
-        pixels = digest_bytes(np.ascontiguousarray(self.pixels).tobytes())
+        pixels = hashlib.sha256()
+        for start in range(0, len(self), DIGEST_BLOCK):
+            pixels.update(np.ascontiguousarray(self.pixels[start : start + DIGEST_BLOCK]))
         return digest_json(
             {
                 "domain": self.domain,
                 "records": records_csv(self.records),
-                "pixels": pixels,
+                "pixels": pixels.hexdigest(),
                 "shape": list(self.pixels.shape),
                 "dtype": str(self.pixels.dtype),
             }
