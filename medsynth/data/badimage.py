@@ -71,3 +71,14 @@ def silence() -> Iterator[None]:
     finally:
         for logger, disabled in zip(loggers, before, strict=True):
             logger.disabled = disabled
+
+
+def check_size(height: int, width: int, max_pixels: int) -> None:
+    """Raise BadImage where a header declares no pixels, or more than `max_pixels`."""
+    if height < 1 or width < 1:
+        raise BadImage("truncated or damaged", "the header declares no pixels")
+    if height * width > max_pixels:
+        raise BadImage(
+            "decompression bomb",
+            f"{width} x {height} pixels declared, data.max_pixels is {max_pixels}",
+        )

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .badimage import BLANK, BadImage, silence
+from .badimage import BLANK, BadImage, check_size, silence
 
 # All that is ever looked at besides what unpacking needs. A name, a date or an institution is not.
 ALLOWED_TAGS = (
@@ -78,8 +78,6 @@ def read_dicom(path: Path, max_pixels: int, frame: int | None) -> np.ndarray:
 
 
 def _check(dataset: Any, max_pixels: int) -> None:
-    from .readers import check_size
-
     if "PixelData" not in dataset:
         raise BadImage("not an image", "DICOM without pixels (a report, a directory or a plan)")
     check_size(int(dataset.Rows), int(dataset.Columns), max_pixels)

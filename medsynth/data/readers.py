@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .badimage import BLANK, BadImage, silence
+from .badimage import BLANK, BadImage, check_size, silence
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 PNG_END = b"IEND\xaeB`\x82"
@@ -70,17 +70,6 @@ def is_dicom(path: Path) -> bool:
     """Return True if a file begins as DICOM files do: 128 bytes of anything, then DICM."""
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
-
-
-def check_size(height: int, width: int, max_pixels: int) -> None:
-    """Raise BadImage where a header declares no pixels, or more than `max_pixels`."""
-    if height < 1 or width < 1:
-        raise BadImage("truncated or damaged", "the header declares no pixels")
-    if height * width > max_pixels:
-        raise BadImage(
-            "decompression bomb",
-            f"{width} x {height} pixels declared, data.max_pixels is {max_pixels}",
-        )
 
 
 def _head(path: Path) -> bytes:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..runtime import write_text
 from . import Case, search
+from .attack import Attack, Flags
 from .pictures import write_rows
-
-if TYPE_CHECKING:
-    from .memorization import Attack, Flags
 
 SHOWN = 12
 COLUMNS = ("synthetic", "nearest training", "difference", "nearest held-out")

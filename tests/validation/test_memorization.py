@@ -10,7 +10,7 @@ from PIL import Image
 
 from medsynth.cohort import Cohort, to_pixels
 from medsynth.errors import DataError
-from medsynth.validation import memorization, planted
+from medsynth.validation import attack, memorization, planted
 
 TRAIN, HOLDOUT = cohort(range(30)), cohort(range(100, 130))
 FRESH = cohort(range(200, 230), origin="synthetic")
@@ -32,7 +32,7 @@ def few_changes(monkeypatch):
 
 @pytest.fixture
 def nothing_planted(monkeypatch):
-    monkeypatch.setattr(memorization, "plant_copies", lambda case: [])
+    monkeypatch.setattr(attack, "plant_copies", lambda case: [])
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_what_is_found_does_not_depend_on_the_order_of_anything(tmp_path, nothin
     case = make_case(tmp_path, TRAIN, HOLDOUT, copied(15, "crop"), settings=settings)
     turned = {name: getattr(case, name).take(turn) for name in ("train", "holdout", "synthetic")}
     other = replace(case, **turned)
-    a, b = (memorization.run_attack(each) for each in (case, other))
+    a, b = (attack.run_attack(each) for each in (case, other))
     first, second = (each.synthetic["train"].registered for each in (a, b))
     np.testing.assert_allclose(first.score, second.score[turn], atol=1e-4)
     np.testing.assert_allclose(
@@ -141,7 +141,7 @@ def test_the_same_case_gives_the_same_findings(tmp_path, few_changes):
 
 def test_what_the_autoencoder_makes_of_training_images_is_one_more_planted_change(tmp_path):
     case = make_case(tmp_path, TRAIN, HOLDOUT, FRESH, reconstruct=lambda images: images * 0.9)
-    planted_names = [name for name, _ in memorization.plant_copies(case)]
+    planted_names = [name for name, _ in attack.plant_copies(case)]
     assert planted_names == [*planted.CHANGES, "reconstruction"]
 
 
@@ -155,7 +155,7 @@ def test_both_eyes_of_a_patient_are_no_second_patient(tmp_path, nothing_planted)
     twins = replace(eyes, pixels=np.repeat(np.asarray(TRAIN.pixels[::2]), 2, axis=0))
     synthetic = replace(FRESH, pixels=np.asarray(twins.pixels))
     case = make_case(tmp_path, twins, HOLDOUT, synthetic)
-    rows = memorization.run_attack(case).synthetic["train"].registered
+    rows = attack.run_attack(case).synthetic["train"].registered
     assert np.median(rows.score) < 0.2
 
 
