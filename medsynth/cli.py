@@ -382,9 +382,17 @@ def verify(
     from .release.verify import verify as check
 
     found = check(folder)
-    result = {"ok": found.ok, "images": found.images, "faults": found.faults}
-    good = f"{found.images} images, unchanged since release; the verdict stands."
-    _say(result, json_, *([good] if found.ok else found.faults))
+    result = {
+        "ok": found.ok,
+        "images": found.images,
+        "faults": found.faults,
+        "fingerprint": found.fingerprint,
+    }
+    good = (
+        f"{found.images} images, unchanged since release; the verdict stands.",
+        f"Fingerprint, to compare with what the data holder says: {found.fingerprint}",
+    )
+    _say(result, json_, *(good if found.ok else found.faults))
     if not found.ok:
         raise typer.Exit(1)
 

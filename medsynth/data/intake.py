@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -80,12 +81,12 @@ def ingest(
     secret: bytes,
     progress: Callable[[int, int], None] = lambda done, total: None,
     *,
-    workers: int = 1,
+    workers: int | None = None,
 ) -> Intake:
     """Write the raw folder's cohort, quarantine.csv and intake.json into `workspace`.
 
-    `progress` is told (files done, files). `workers` above 1 reads in so many processes; what
-    comes out is the same. Raises DataError where the tables have faults, or where more than
+    `progress` is told (files done, files). `workers` processes read, by default one a core
+    where that pays; what comes out is the same. Raises DataError where the tables have faults, or where more than
     data.max_bad_share of the files are bad; quarantine.csv is there by then.
     """
     listing = find_images(raw, protocol.data)
@@ -106,16 +107,22 @@ def ingest(
 
 
 def _read_all(
-    raw: Path, listing: Listing, protocol: Protocol, progress: Callable, workers: int
+    raw: Path, listing: Listing, protocol: Protocol, progress: Callable, workers: int | None
 ) -> Iterator[File]:
     reading = Reading(raw, protocol)
     total = len(listing.entries)
+    workers = workers or _worthwhile_workers(total)
     if workers == 1:
         results = map(reading, listing.entries)
         yield from _counted(results, total, progress)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         yield from _counted(pool.map(reading, listing.entries, chunksize=32), total, progress)
+
+
+def _worthwhile_workers(files: int) -> int:
+    """A process needs seconds to start, in which another reads a thousand files."""
+    return max(1, min(os.cpu_count() or 1, MOST_WORKERS, files // FILES_A_WORKER))
 
 
 def _counted(results: Iterator[File], total: int, progress: Callable) -> Iterator[File]:
