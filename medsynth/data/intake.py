@@ -30,6 +30,8 @@ from .deidentify import pseudonym
 from .layouts import Entry, Listing, find_images
 from .preparation import File, Reading
 
+FILES_A_WORKER, MOST_WORKERS = 1000, 16
+
 
 @dataclass(frozen=True)
 class Intake:
@@ -86,8 +88,8 @@ def ingest(
     """Write the raw folder's cohort, quarantine.csv and intake.json into `workspace`.
 
     `progress` is told (files done, files). `workers` processes read, by default one a core
-    where that pays; what comes out is the same. Raises DataError where the tables have faults, or where more than
-    data.max_bad_share of the files are bad; quarantine.csv is there by then.
+    where that pays; what comes out is the same. Raises DataError where the tables have faults,
+    or where more than data.max_bad_share of the files are bad; quarantine.csv is there by then.
     """
     listing = find_images(raw, protocol.data)
     scratch = workspace / "pixels.part"
