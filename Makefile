@@ -13,8 +13,9 @@ PINNED = pyproject.toml constraints.txt
 demo: $(VENV)/base.stamp
 	$(BIN)/medsynth demo $(RUN)
 
+# One thread a process: as many processes as cores do the work.
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
