@@ -212,3 +212,16 @@ def test_real_pixels_are_nowhere_in_the_release(run, raw):
         if path.suffix in (".csv", ".md", ".json", ".jsonl", ".yaml", ".html")
     )
     assert not any(name in text for name in pseudonyms)
+
+
+def test_lens_of_an_earlier_run_can_be_pinned_and_used(run, raw):
+    """A protocol that names the very lens that was trained measures the very same."""
+    from medsynth.runtime import digest_file
+
+    weights = run.folder.parent / "earlier.safetensors"
+    shutil.copyfile(run.folder / "lens" / "lens.safetensors", weights)
+    before = (run.folder / "evidence" / "findings.jsonl").read_text()
+    pinned = {"lens.weights": str(weights), "lens.sha256": digest_file(weights)}
+    pipeline.run_all(pipeline.start(study(**pinned), run.folder), raw)
+    assert not (run.folder / "lens" / "log.jsonl").exists()
+    assert (run.folder / "evidence" / "findings.jsonl").read_text() == before
