@@ -68,10 +68,24 @@ class Run:
             if name != "raw"
         }
 
-    def build(self, stage: str, build: Callable[[Path], None], **options: Any) -> StageRecord:
-        inputs = options.pop("inputs", None) or self.inputs(stage)
+    def build(
+        self,
+        stage: str,
+        build: Callable[[Path], None],
+        *,
+        inputs: dict[str, str] | None = None,
+        all_ranks: bool = False,
+    ) -> StageRecord:
+        """Build a stage's folder where it is not there or stale; see `runtime.run_stage`.
+
+        `inputs` are the digests of what it reads, by default those of the stages it needs.
+        """
         return run_stage(
-            self.folder / stage, build, inputs=inputs, settings=self.settings(stage), **options
+            self.folder / stage,
+            build,
+            inputs=self.inputs(stage) if inputs is None else inputs,
+            settings=self.settings(stage),
+            all_ranks=all_ranks,
         )
 
 
