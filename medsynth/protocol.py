@@ -118,7 +118,7 @@ class Lens(Section):
     network saved by torch.export (.pt2) from (N, 3, H, W) in [0, 1] to (N, D)."""
     sha256: Sha256 | None = None
     """The weights file's sha256; required with `weights`."""
-    width: Count = 32
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = 32
     """Channels of its first layer; doubled at each halving."""
     features: Count = 128
     """Length of a feature vector."""
