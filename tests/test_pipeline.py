@@ -155,6 +155,20 @@ def test_generator_that_copies_is_refused(run, raw):
     assert not (run.folder / "release").exists()
 
 
+def test_drawing_again_does_not_undo_a_rejection(run, raw):
+    """With the generator that copies: more or other images of it are refused for good."""
+    copying = {"sample.generator": "memorize"}
+    pipeline.run_all(pipeline.start(study(**copying), run.folder), raw)
+    loose = {"gate.rules": [{"finding": "memorization.p_value", "at_least": 0.0}]}
+    again = pipeline.start(study(**copying, **loose, **{"sample.images": 20}), run.folder)
+    verdict = pipeline.run_all(again, raw)
+    assert verdict.outcome == "refused"
+    assert verdict.reasons == (verdict.reasons[0],)
+    assert "attempt 2: a test rejected this generator" in verdict.reasons[0]
+    honest = pipeline.start(study(**loose), run.folder)
+    assert pipeline.run_all(honest, raw).passed
+
+
 def test_run_folder_without_a_protocol_is_named(tmp_path):
     with pytest.raises(StageError, match="is no run folder"):
         pipeline.open_run(tmp_path)

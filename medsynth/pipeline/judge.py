@@ -13,6 +13,7 @@ from ..finding import Finding, Verdict, read_findings, read_verdict, write_findi
 from ..runtime import (
     StageRecord,
     choose_device,
+    digest_json,
     read_json,
     require_stage,
     stage_key,
@@ -114,19 +115,39 @@ def decide(run: Run) -> Verdict:
         "synthetic": Cohort.read(run.folder / "synthetic").digest,
         "evidence": gate.digest_findings(findings),
     }
-    attempt = gate.count_attempt(run.folder / "attempts.jsonl", digests["evidence"])
-    if not all(run.protocol.can_reject(rule, attempt=attempt) for rule in run.protocol.gate.rules):
+    claim = gate.claims(read_json(run.folder / "split" / "split.json"), domain=run.protocol.domain)
+    verdict = _judge(run, findings, claim, digests)
+    write_json(path, verdict.to_dict())
+    return verdict
+
+
+def _judge(
+    run: Run, findings: dict[str, Finding], claim: tuple[str, ...], digests: dict[str, str]
+) -> Verdict:
+    """Judge, and write the attempt down before the verdict is."""
+    from ..release import attempts, gate
+
+    rules, log = run.protocol.gate.rules, run.folder / "attempts.jsonl"
+    generator = digest_json(
+        [digests["autoencoder"], digests["diffusion"], run.protocol.sample.generator]
+    )
+    attempt = attempts.number(log, digests["evidence"])
+    if not all(run.protocol.can_reject(rule, attempt=attempt) for rule in rules):
         raise StageError(
             f"at attempt {attempt} the level of a test is below what "
             f"{run.protocol.validate_.permutations} permutations can reach, so it could only "
             f"pass: raise validate.permutations and validate again"
         )
-    claim = gate.claims(read_json(run.folder / "split" / "split.json"), domain=run.protocol.domain)
-    verdict = gate.decide(
-        findings, run.protocol.gate.rules, attempt=attempt, claim=claim, digests=digests
+    rejected = gate.rejects(findings, rules, attempt=attempt)
+    attempts.record(log, evidence=digests["evidence"], generator=generator, rejected=rejected)
+    before = [
+        earlier
+        for earlier in attempts.rejections(log, generator)
+        if not (earlier == attempt and rejected)
+    ]
+    return gate.decide(
+        findings, rules, attempt=attempt, claim=claim, digests=digests, rejected_before=before
     )
-    write_json(path, verdict.to_dict())
-    return verdict
 
 
 def require_verdict(run: Run) -> Verdict:

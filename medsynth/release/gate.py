@@ -7,17 +7,12 @@ that does not hold keeps the door shut. docs/gate.md tells the same to people.
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import domains
-from ..errors import StaleError
 from ..finding import Finding, Judgement, Outcome, Verdict
 from ..runtime import digest_json, without_nan
 from .wording import pair, quantity
@@ -54,16 +49,20 @@ def decide(
     attempt: int,
     claim: Sequence[str],
     digests: Mapping[str, str],
+    rejected_before: Sequence[int] = (),
 ) -> Verdict:
     """Hold findings against rules and return the verdict.
 
     `attempt` counts from 1; a test at level a is held against a / 2^attempt, so that all attempts
-    together reject at most at a. A rule whose name has a `*` holds for every finding that matches.
+    together reject at most at a. `rejected_before` are attempts at which a test rejected the same
+    generator: that stays, since drawing again until no test rejects is no evidence.
+    A rule whose name has a `*` holds for every finding that matches.
     Raises ValueError where there is no rule or `attempt` is less than 1.
     """
     if not rules or attempt < 1:
         raise ValueError("expected at least one rule and an attempt counted from 1")
     judgements = tuple(item for rule in rules for item in _judge(rule, findings, attempt))
+    judgements += tuple(_remember(earlier) for earlier in rejected_before)
     return Verdict(
         outcome=_overall(item.outcome for item in judgements),
         attempt=attempt,
@@ -71,6 +70,21 @@ def decide(
         judgements=judgements,
         digests=dict(digests),
     )
+
+
+def rejects(findings: Mapping[str, Finding], rules: Sequence[Rule], *, attempt: int) -> bool:
+    """True if one of the rules' tests rejects: the cohort is nearer to its patients than chance."""
+    tests = [rule for rule in rules if rule.not_rejected_at is not None]
+    judged = (item for rule in tests for item in _judge(rule, findings, attempt))
+    return any(item.outcome == "refused" and item.judged is not None for item in judged)
+
+
+def _remember(attempt: int) -> Judgement:
+    reason = (
+        f"attempt {attempt}: a test rejected this generator, and drawing or measuring again does "
+        f"not undo that; what can pass is another one, trained anew under a changed protocol."
+    )
+    return Judgement("earlier attempts", "no test has rejected", "refused", None, reason)
 
 
 def contradictions(
@@ -246,57 +260,3 @@ def claims(split: Mapping, *, domain: str) -> tuple[str, ...]:
     identity = domains.domain(domain).identity_risk
     sentences = [PASS_MEANS, PASS_IS_NOT, of_split, limits_of_size, identity]
     return tuple(sentence for sentence in sentences if sentence)
-
-
-# Attempts ---------------------------------------------------------------------------------------
-
-
-def count_attempt(path: Path, evidence_digest: str) -> int:
-    """Return which attempt this evidence is, from 1, and write it down before it is judged.
-
-    The same evidence judged again is the same attempt. The file is only ever appended to, and is
-    on disk when this returns. Raises StaleError where its count can't be trusted.
-    """
-    rows = _read_attempts(path)
-    known = {row["evidence"]: row["attempt"] for row in rows}
-    if evidence_digest in known:
-        return known[evidence_digest]
-    row = {
-        "attempt": len(rows) + 1,
-        "evidence": evidence_digest,
-        "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-    _append_durably(path, json.dumps(row))
-    return row["attempt"]
-
-
-def _read_attempts(path: Path) -> list[dict]:
-    if not path.exists():
-        return []
-    lines = path.read_text()[: _whole(path)].splitlines()
-    try:
-        rows = [json.loads(line) for line in lines]
-        numbers = [row["attempt"] for row in rows]
-        digests = {row["evidence"] for row in rows}
-    except (ValueError, KeyError, TypeError):
-        numbers, digests = [None], set()
-    if numbers != list(range(1, len(digests) + 1)):
-        raise StaleError(
-            f"{path.name} was changed: expected attempts 1, 2, 3 … without a gap. The gate counts "
-            f"its attempts and can't go on from here: start a new run"
-        )
-    return rows
-
-
-def _whole(path: Path) -> int:
-    """Return the length in bytes of a log without a last line that a kill cut in two."""
-    return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
-
-
-def _append_durably(path: Path, line: str) -> None:
-    whole = _whole(path)
-    with path.open("ab") as file:
-        file.truncate(whole)
-        file.write(line.encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())

@@ -1,11 +1,9 @@
-import json
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medsynth.errors import StaleError
 from medsynth.finding import Finding, read_findings, write_findings
 from medsynth.protocol import Rule
 from medsynth.release import gate
@@ -249,30 +247,20 @@ def test_the_splits_own_words_are_taken():
 # Attempts ---------------------------------------------------------------------------------------
 
 
-def test_the_same_evidence_is_the_same_attempt_and_new_evidence_the_next(tmp_path):
-    path = tmp_path / "attempts.jsonl"
-    counted = [gate.count_attempt(path, digest) for digest in ("a", "a", "b", "a", "c", "c")]
-    assert counted == [1, 1, 2, 1, 3, 3]
-    assert len(path.read_text().splitlines()) == 3
+def test_an_earlier_rejection_of_the_same_generator_stays():
+    found = {"p": finding("p", value=0.9, direction="higher is better")}
+    rules = (not_rejected(0.05, "p"),)
+    arguments = {"attempt": 2, "claim": (), "digests": {}}
+    assert gate.decide(found, rules, **arguments).passed
+    verdict = gate.decide(found, rules, **arguments, rejected_before=[1])
+    assert verdict.outcome == "refused"
+    assert "attempt 1: a test rejected this generator" in verdict.reasons[0]
 
 
-def test_a_line_that_a_kill_cut_in_two_does_not_count(tmp_path):
-    path = tmp_path / "attempts.jsonl"
-    gate.count_attempt(path, "a")
-    whole = path.read_text()
-    path.write_text(whole + '{"attempt": 2, "evid')
-    assert gate.count_attempt(path, "b") == 2
-    assert [json.loads(line)["evidence"] for line in path.read_text().splitlines()] == ["a", "b"]
-
-
-@pytest.mark.parametrize("damage", ["first line gone", "middle line gone", "rubbish", "twice"])
-def test_a_log_of_attempts_that_was_changed_stops_the_gate(tmp_path, damage):
-    path = tmp_path / "attempts.jsonl"
-    for digest in "abc":
-        gate.count_attempt(path, digest)
-    a, b, c = path.read_text().splitlines(keepends=True)
-    text = {"first line gone": b + c, "middle line gone": a + c, "rubbish": a + "?\n" + b,
-            "twice": a + b + b}[damage]  # fmt: skip
-    path.write_text(text)
-    with pytest.raises(StaleError, match=r"attempts\.jsonl was changed"):
-        gate.count_attempt(path, "d")
+@pytest.mark.parametrize(("p", "attempt", "rejected"), [
+    (0.02, 1, True), (0.03, 1, False), (0.02, 2, False), (math.nan, 1, False),
+])  # fmt: skip
+def test_only_a_test_that_rejects_is_a_rejection(p, attempt, rejected):
+    found = {"p": finding("p", value=p, direction="higher is better")}
+    rules = (not_rejected(0.05, "p"), at_most(1.0, "q"))
+    assert gate.rejects(found, rules, attempt=attempt) is rejected

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from medsynth.errors import DataError
-from medsynth.pictures import grid_png
+from medsynth.pictures import GAP_PX, grid_png
 from medsynth.release import pictures
 
 
@@ -64,7 +64,7 @@ def test_a_grid_puts_images_in_rows_and_leaves_gaps_see_through():
     images = np.stack([np.full((4, 4, 1), value, np.uint8) for value in (10, 20, 30)])
     with Image.open(io.BytesIO(grid_png(images, columns=2, scale=3))) as opened:
         sheet = np.asarray(opened)
-    gap = pictures.GAP_PX
+    gap = GAP_PX
     assert sheet.shape == (24 + gap, 24 + gap, 4)
     assert (sheet[:12, :12] == (10, 10, 10, 255)).all()
     assert (sheet[:12, 12 + gap :] == (20, 20, 20, 255)).all()
