@@ -26,8 +26,7 @@ from .errors import StageError, StaleError
 RECORDED_PACKAGES = ("torch", "monai", "diffusers", "accelerate", "numpy", "pydicom")
 # Files that say how long things took, or show how it went: they are no result, so they are not
 # part of a stage's digest.
-VOLATILE = ("log.jsonl", "stage.json", "key.json")
-VOLATILE_FOLDERS = ("previews",)
+VOLATILE = ("log.jsonl", "stage.json", "key.json", "previews")
 # What serves only to resume goes when the stage is done.
 SCRATCH_FOLDERS = ("state", "latents", "blocks")
 
@@ -72,11 +71,16 @@ def digest_json(value: Any) -> str:
 
 
 def digest_files(folder: Path, *, skip: Iterable[str] = ()) -> dict[str, str]:
-    """Return {path relative to folder: sha256} of all files under it, sorted, `skip` left out."""
+    """Return {path relative to folder: sha256} of all files under it, sorted.
+
+    `skip` names files and folders right under it that are left out.
+    """
     skipped = set(skip)
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in paths}
-    return {name: digest_file(path) for name, path in names.items() if name not in skipped}
+    return {
+        name: digest_file(path) for name, path in names.items() if name.split("/")[0] not in skipped
+    }
 
 
 # Files that are whole or absent -----------------------------------------------------------------
@@ -182,21 +186,22 @@ def run_stage(
     wait_for_everyone()
     existing = read_stage(folder)
     if existing is not None and existing.key == key:
+        if writes():
+            _clear_scratch(folder)
         return existing
-    rank, _ = ranks()
-    if rank == 0:
+    if writes():
         open_workspace(folder, key)
     wait_for_everyone()
     workspace, started = _workspace(folder), time.monotonic()
-    if rank == 0 or all_ranks:
+    if writes() or all_ranks:
         build(workspace)
     wait_for_everyone()
-    if rank == 0:
-        for name in SCRATCH_FOLDERS:
-            shutil.rmtree(workspace / name, ignore_errors=True)
+    if writes():
         record = _describe(folder.name, workspace, inputs, settings, time.monotonic() - started)
         write_json(workspace / "stage.json", asdict(record))
         _replace_folder(workspace, folder)
+        # Only now: a kill while it is deleted must not leave half a state to go on from.
+        _clear_scratch(folder)
     wait_for_everyone()
     return require_stage(folder, by=folder.name)
 
@@ -204,6 +209,11 @@ def run_stage(
 def stage_key(inputs: Mapping[str, str], settings: Any) -> str:
     """Return what binds a stage to what went in: it is stale where this differs from its record."""
     return digest_json({"inputs": dict(inputs), "settings": settings})
+
+
+def _clear_scratch(folder: Path) -> None:
+    for name in SCRATCH_FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _workspace(folder: Path) -> Path:
@@ -215,6 +225,7 @@ def open_workspace(folder: Path, key: str) -> Path:
     workspace = _workspace(folder)
     key_file = workspace / "key.json"
     if not (key_file.exists() and read_json(key_file) == key):
+        key_file.unlink(missing_ok=True)  # first: what is left after a kill belongs to nothing
         shutil.rmtree(workspace, ignore_errors=True)
         workspace.mkdir(parents=True)
         write_json(key_file, key)
@@ -248,8 +259,7 @@ def _describe(
 
 
 def _results(folder: Path) -> dict[str, str]:
-    files = digest_files(folder, skip=VOLATILE)
-    return {name: sha for name, sha in files.items() if name.split("/")[0] not in VOLATILE_FOLDERS}
+    return digest_files(folder, skip=(*VOLATILE, *SCRATCH_FOLDERS))
 
 
 def read_stage(folder: Path) -> StageRecord | None:

@@ -305,3 +305,24 @@ def test_one_process_is_the_first_of_one_unless_it_is_told_otherwise(monkeypatch
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert runtime.ranks() == (2, 4)
+
+
+def test_kill_while_scratch_is_cleared_leaves_a_finished_stage(tmp_path, monkeypatch):
+    """Half a training state must never be there to go on from."""
+
+    def build(workspace):
+        (workspace / "state").mkdir()
+        (workspace / "state" / "moments").write_text("half")
+        (workspace / "result").write_text("whole")
+
+    def killed(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runtime, "_clear_scratch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        runtime.run_stage(tmp_path / "fit", build, inputs={}, settings={})
+    monkeypatch.undo()
+    record = runtime.verify_stage(tmp_path / "fit")
+    assert set(record.outputs) == {"result"}
+    assert runtime.run_stage(tmp_path / "fit", build, inputs={}, settings={}) == record
+    assert not (tmp_path / "fit" / "state").exists()
