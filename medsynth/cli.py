@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import MedsynthError, ProtocolError
+from .errors import DataError, MedsynthError, ProtocolError
 
 app = typer.Typer(
     name="medsynth",
@@ -381,6 +381,8 @@ def verify(
     """Check a release anywhere: every byte, the marks and the verdict. Needs no torch."""
     from .release.verify import verify as check
 
+    if not folder.is_dir():
+        raise DataError(f"expected the folder of a release, {folder.name} is none")
     found = check(folder)
     result = {
         "ok": found.ok,
