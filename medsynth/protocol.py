@@ -149,7 +149,7 @@ class Autoencoder(Section):
     fold_px: Literal[1, 2, 4, 8] = 1
     """Fold squares of this side into channels first; 1 is the published network."""
     principal_start: bool = False
-    """Start from the principal components of the folded squares (needs fold_px > 1)."""
+    """Start from the principal components of the squares that a latent's place stands for."""
     widths: tuple[Count, ...] = (64, 128, 256, 512)
     """Channels a level; each further level halves the size."""
     layers: Count = 1
@@ -171,8 +171,8 @@ class Autoencoder(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Autoencoder:
-        if self.principal_start and self.fold_px == 1:
-            raise ValueError("principal_start needs fold_px > 1")
+        if self.principal_start and self.downscale == 1:
+            raise ValueError("principal_start needs fold_px > 1 or more than one width")
         if any(width % self.groups for width in self.widths):
             raise ValueError(f"every one of widths must be a multiple of groups ({self.groups})")
         return self

@@ -24,39 +24,48 @@ from ..runtime import read_json, write_json
 
 
 class Principal(nn.Module):
-    """The linear code of folded squares: their leading principal components, whitened.
+    """The linear code of an image's squares: their leading principal components, whitened.
 
     Built from `components` (k, d) with orthonormal rows, `mean` (d,) and `scale` (k,), the
-    standard deviation along each component.
+    standard deviation along each component; d = channels * `square_px`^2.
     """
 
-    def __init__(self, components: torch.Tensor, mean: torch.Tensor, scale: torch.Tensor):
+    def __init__(
+        self,
+        components: torch.Tensor,
+        mean: torch.Tensor,
+        scale: torch.Tensor,
+        *,
+        square_px: int,
+    ):
         super().__init__()
+        self.square_px = square_px
         self.register_buffer("components", components)
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
 
     @classmethod
-    def fit(cls, folded: torch.Tensor, count: int) -> Principal:
-        """Fit to folded images (N, d, h, w) with d >= count."""
+    def fit(cls, images: torch.Tensor, count: int, *, square_px: int) -> Principal:
+        """Fit `count` components to the squares of images (N, C, H, W)."""
+        folded = F.pixel_unshuffle(images, square_px)
         squares = folded.permute(0, 2, 3, 1).reshape(-1, folded.shape[1]).double()
         mean = squares.mean(0)
-        covariance = torch.cov((squares - mean).T).reshape(len(mean), len(mean))
-        values, vectors = torch.linalg.eigh(covariance)
+        values, vectors = torch.linalg.eigh(torch.cov((squares - mean).T))
         rows = vectors.flip(1).T[:count]
-        rows = rows * rows.sum(1, keepdim=True).sign().where(rows.sum(1, keepdim=True) != 0, 1.0)
+        sums = rows.sum(1, keepdim=True)
+        rows = rows * torch.where(sums == 0, 1.0, sums.sign())
         scale = values.flip(0)[:count].clamp(min=1e-8).sqrt()
-        return cls(rows.float().contiguous(), mean.float(), scale.float())
+        return cls(rows.float().contiguous(), mean.float(), scale.float(), square_px=square_px)
 
-    def encode(self, folded: torch.Tensor) -> torch.Tensor:
-        """(N, d, h, w) -> (N, k, h, w) of unit variance a channel."""
-        centred = folded - self.mean[:, None, None]
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) -> (N, k, h, w) of unit variance a channel."""
+        centred = F.pixel_unshuffle(images, self.square_px) - self.mean[:, None, None]
         return F.conv2d(centred, (self.components / self.scale[:, None])[:, :, None, None])
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """(N, k, h, w) -> (N, d, h, w)."""
+        """(N, k, h, w) -> (N, C, H, W)."""
         rows = (self.components * self.scale[:, None]).T[:, :, None, None]
-        return F.conv2d(z, rows) + self.mean[:, None, None]
+        return F.pixel_shuffle(F.conv2d(z, rows) + self.mean[:, None, None], self.square_px)
 
 
 class Autoencoder(nn.Module):
@@ -106,8 +115,8 @@ class Autoencoder(nn.Module):
 
     def start_from(self, images: torch.Tensor) -> None:
         """Start from the principal components of images (N, C, H, W); the network adds nothing."""
-        self.principal = Principal.fit(self.fold(images), self.net.config.latent_channels)
         mean_rows = self.net.config.latent_channels
+        self.principal = Principal.fit(images, mean_rows, square_px=self.downscale)
         with torch.no_grad():
             last = self.net.quant_conv
             last.weight[:mean_rows].zero_()
@@ -117,6 +126,11 @@ class Autoencoder(nn.Module):
             self.net.decoder.conv_out.weight.zero_()
             self.net.decoder.conv_out.bias.zero_()
 
+    @property
+    def downscale(self) -> int:
+        """How many times smaller a latent's side is than its image's."""
+        return self.fold_px * 2 ** (len(self.net.config.block_out_channels) - 1)
+
     def fold(self, images: torch.Tensor) -> torch.Tensor:
         return F.pixel_unshuffle(images, self.fold_px) if self.fold_px > 1 else images
 
@@ -125,10 +139,10 @@ class Autoencoder(nn.Module):
 
     def moments(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and log variance of the posterior over raw latents, each (N, c, h, w)."""
-        folded = self.fold(images)
-        mean, log_variance = self.net.quant_conv(self.net.encoder(folded)).chunk(2, 1)
+        encoded = self.net.encoder(self.fold(images))
+        mean, log_variance = self.net.quant_conv(encoded).chunk(2, 1)
         if self.principal is not None:
-            mean = mean + self.principal.encode(folded)
+            mean = mean + self.principal.encode(images)
         return mean, log_variance.clamp(-30.0, 20.0)
 
     def decode_raw(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -140,10 +154,10 @@ class Autoencoder(nn.Module):
             if self.half_head is not None and level == len(decoder.up_blocks) - 2:
                 half = self.unfold(self.half_head(h))  # what goes into the last doubling
             h = block(h)
-        folded = decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(h)))
+        made = self.unfold(decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(h))))
         if self.principal is not None:
-            folded = folded + self.principal.decode(z)
-        return self.unfold(folded), half
+            made = made + self.principal.decode(z)
+        return made, half
 
     def forward(self, images: torch.Tensor):
         """Return (images again, half-size images or None, mean, log variance), z drawn."""
@@ -192,18 +206,19 @@ class Autoencoder(nn.Module):
         net = AutoencoderKL.from_pretrained(folder, local_files_only=True)
         path = folder / "medsynth.safetensors"
         extra = load_file(path) if path.exists() else {}
-        principal = [extra.get(f"principal.{key}") for key in ("components", "mean", "scale")]
+        fold_px = read_json(folder / "medsynth.json")["fold_px"]
+        levels = len(net.config.block_out_channels)
         half = {
             key.removeprefix("half_head."): value
             for key, value in extra.items()
             if key.startswith("half_head.")
         }
-        return cls(
-            net,
-            fold_px=read_json(folder / "medsynth.json")["fold_px"],
-            principal=Principal(*principal) if principal[0] is not None else None,
-            half_head=_head(half) if half else None,
-        ).eval()
+        principal = None
+        if "principal.components" in extra:
+            tensors = (extra[f"principal.{key}"] for key in ("components", "mean", "scale"))
+            principal = Principal(*tensors, square_px=fold_px * 2 ** (levels - 1))
+        head = _head(half) if half else None
+        return cls(net, fold_px=fold_px, principal=principal, half_head=head).eval()
 
 
 def _head(state: dict[str, torch.Tensor]) -> nn.Conv2d:

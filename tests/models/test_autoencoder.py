@@ -42,8 +42,9 @@ def test_second_output_has_half_the_size(widths, fold_px):
     assert half.shape == (6, 3, 16, 16)
 
 
-def test_saved_and_loaded_it_reconstructs_the_same(tmp_path):
-    model = small(fold_px=4, widths=(16,))
+@pytest.mark.parametrize(("fold_px", "widths"), [(4, (16,)), (2, (16, 16, 16))])
+def test_saved_and_loaded_it_reconstructs_the_same(tmp_path, fold_px, widths):
+    model = small(fold_px=fold_px, widths=widths)
     model.start_from(pictures(40))
     model.set_scale(torch.arange(4.0), torch.arange(1.0, 5.0))
     model.eval().save(tmp_path)
@@ -66,26 +67,30 @@ def test_published_layout_opens_in_plain_diffusers_with_its_scale(tmp_path):
     )
 
 
-def test_principal_start_begins_as_the_best_linear_code():
+@pytest.mark.parametrize(
+    ("fold_px", "widths", "square_px"), [(4, (16,), 4), (2, (16, 16), 4), (1, (16, 16, 16), 4)]
+)
+def test_principal_start_begins_as_the_best_linear_code(fold_px, widths, square_px):
     """The oracle: numpy's singular vectors of the same squares."""
     import numpy as np
 
-    model = small(fold_px=4, widths=(16,)).eval()
+    model = small(fold_px=fold_px, widths=widths).eval()
     images = pictures(40)
     model.start_from(images)
-    squares = model.fold(images).permute(0, 2, 3, 1).reshape(-1, 48).double().numpy()
+    folded = torch.nn.functional.pixel_unshuffle(images, square_px)
+    squares = folded.permute(0, 2, 3, 1).reshape(-1, folded.shape[1]).double().numpy()
     mean = squares.mean(0)
     _, _, rows = np.linalg.svd(squares - mean, full_matrices=False)
     best = (squares - mean) @ rows[:4].T @ rows[:4] + mean
     with torch.no_grad():
-        made = model.fold(model.decode_raw(model.moments(images)[0])[0])
-    made = made.permute(0, 2, 3, 1).reshape(-1, 48).numpy()
-    np.testing.assert_allclose(made, best, atol=1e-4)
+        made = model.decode_raw(model.moments(images)[0])[0]
+    made = torch.nn.functional.pixel_unshuffle(made, square_px).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(made.reshape(-1, folded.shape[1]).numpy(), best, atol=1e-4)
 
 
 def test_principal_code_has_unit_variance():
-    folded = torch.randn(50, 12, 4, 4) * torch.linspace(0.1, 2, 12)[:, None, None]
-    code = Principal.fit(folded, 3).encode(folded)
+    images = torch.randn(50, 3, 16, 16) * torch.linspace(0.1, 2, 3)[:, None, None]
+    code = Principal.fit(images, 3, square_px=2).encode(images)
     torch.testing.assert_close(code.std((0, 2, 3)), torch.ones(3), atol=1e-2, rtol=0)
 
 
