@@ -54,7 +54,7 @@ def test_gate_has_no_defaults():
     ("split: {holdout: .nan}", "line 6: split.holdout: Input should be less than or equal to 1"),
     ("split: {holdout: 0.9}", "line 6: split: validation + holdout must leave at least 5 %"),
     ("lens: {weights: a.pt2}", "line 6: lens: weights and sha256 come together"),
-    ("autoencoder: {principal_start: true, widths: [64]}", "principal_start needs fold_px > 1"),
+    ("autoencoder: {principal_start: true, widths: [64]}", "line 6: autoencoder: principal_start"),
     ("autoencoder: {widths: [60]}", "line 6: autoencoder: every one of widths must be a multiple"),
     ("diffusion: {attention: [true]}", "line 6: diffusion: attention needs one entry a level: 3"),
     ("autoencoder: {adversarial: {weight: 1}}", "line 6: autoencoder.adversarial.after_images"),
