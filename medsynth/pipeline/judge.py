@@ -20,7 +20,7 @@ from ..runtime import (
     verify_stage,
     write_json,
 )
-from .run import PLANS, Progress, Run, parts_of, silent
+from .run import PLANS, Progress, Run, open_autoencoder, parts_of, silent
 
 
 def validate(run: Run, progress: Progress = silent) -> StageRecord:
@@ -64,10 +64,8 @@ def _open_lens(run: Run):
 def _reconstructor(run: Run):
     import torch
 
-    from ..models.autoencoder import Autoencoder
-
     device = choose_device()
-    autoencoder = Autoencoder.load(run.folder / "autoencoder").to(device)
+    autoencoder = open_autoencoder(run, device)
 
     def reconstruct(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():

@@ -10,7 +10,7 @@ import numpy as np
 from ..data.loader import Frames
 from ..runtime import StageRecord, choose_device, derive_seed, ranks, wait_for_everyone, writes
 from ..vocabulary import Vocabulary
-from .run import Progress, Run, parts_of, silent
+from .run import Progress, Run, open_autoencoder, parts_of, silent
 
 
 def fit(run: Run, progress: Progress = silent) -> None:
@@ -63,13 +63,12 @@ def _fit_autoencoder(run: Run, folder: Path, progress: Progress) -> None:
 
 
 def _fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
-    from ..models.autoencoder import Autoencoder
     from ..models.denoiser import encode_conditions
     from ..training.diffusion import encode_views, fit_diffusion
 
     cohort, parts = parts_of(run)
     device = choose_device()
-    autoencoder = Autoencoder.load(run.folder / "autoencoder").to(device)
+    autoencoder = open_autoencoder(run, device)
     train, held = Frames(cohort, parts["train"]), Frames(cohort, parts["validation"])
     vocabulary = Vocabulary.from_labels(train.labels)
     if writes():
@@ -157,12 +156,11 @@ def _sample(run: Run, folder: Path, progress: Progress) -> None:
 
 def _sampler(run: Run):
     from .. import synthesis
-    from ..models.autoencoder import Autoencoder
     from ..models.denoiser import Denoiser
 
     device = choose_device()
     denoiser = Denoiser.load(run.folder / "diffusion").to(device)
-    autoencoder = Autoencoder.load(run.folder / "autoencoder").to(device)
+    autoencoder = open_autoencoder(run, device)
     vocabulary = Vocabulary.read(run.folder / "diffusion" / "vocabulary.json")
 
     def draw(numbers, conditions, seeds):
@@ -182,10 +180,9 @@ def _sampler(run: Run):
 
 def _copier(run: Run, train: Frames, chosen: np.ndarray):
     from .. import synthesis
-    from ..models.autoencoder import Autoencoder
 
     device = choose_device()
-    autoencoder = Autoencoder.load(run.folder / "autoencoder").to(device)
+    autoencoder = open_autoencoder(run, device)
 
     def draw(numbers, conditions, seeds):
         return synthesis.hand_out_copies(

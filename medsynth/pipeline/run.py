@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from ..cohort import Cohort
 from ..errors import StageError
 from ..protocol import Protocol
 from ..runtime import StageRecord, read_json, require_stage, run_stage, write_text, writes
+
+if TYPE_CHECKING:
+    from ..models.autoencoder import Autoencoder
 
 Progress = Callable[[str, float], None]
 
@@ -115,6 +118,13 @@ def parts_of(run: Run) -> tuple[Cohort, dict[str, np.ndarray]]:
     parts = np.array([line.rsplit(",", 1)[1] for line in lines])
     names = ("train", "validation", "holdout")
     return cohort, {name: np.flatnonzero(parts == name) for name in names}
+
+
+def open_autoencoder(run: Run, device: str) -> Autoencoder:
+    """Return the run's trained autoencoder, on a device."""
+    from ..models.autoencoder import Autoencoder
+
+    return Autoencoder.load(run.folder / "autoencoder").to(device)
 
 
 def facts(run: Run, path: str) -> Any:
