@@ -54,25 +54,94 @@ class Image(Section):
 
 
 class Data(Section):
-    """Where images, patients and labels are found in the raw folder."""
+    """Where images, patients and labels are found in the raw folder, and how files are read."""
 
+    layout: str | None = None
+    """A public data set's layout by name, as in docs/formats.md; null goes by tables, or by
+    folders where there is no table."""
     tables: str = "labels.csv"
-    """Name of the tables that list images, looked for in the raw folder and below; where there
-    is none, every image file is taken and its folder is its label."""
+    """Name of the tables that list images (.csv, .tsv, .parquet or .xlsx), looked for in the raw
+    folder and below; where there is none, every image file is taken and its folder is its label."""
     path_column: str = "path"
     """Column with the image's path, relative to its table."""
+    path_format: Annotated[str, Field(pattern=r"\{\}")] = "{}"
+    """What makes a cell of path_column a path: "images/{}.png" where cells are bare names."""
     patient_column: str | None = "patient_id"
     """Column with the patient's number; null where no patient is known."""
     label_columns: tuple[str, ...] = ()
-    """Columns that become condition attributes."""
+    """Columns that become condition attributes; of DICOM files without a table, the keywords of
+    docs/formats.md."""
+    keep: Mapping[str, tuple[str, ...]] = {}
+    """Only rows with one of these values in these columns: {"Frontal/Lateral": [Frontal]}."""
+    rename: Mapping[str, Mapping[str, str]] = {}
+    """Words for the values of label columns: {level: {"0": none, "1": mild}}."""
     max_bad_share: Share = 0.02
     """The run stops where more than this share of the files can't be used."""
     max_pixels: Count = 400_000_000
     """A file that unpacks to more pixels is refused as a decompression bomb."""
-    dicom_frame: Annotated[int, Field(ge=0)] | None = None
-    """Which frame of a multi-frame DICOM file to take; null refuses such files."""
+    max_seconds: Positive = 10.0
+    """A file that takes longer than this, whole slides aside, is given up."""
+    max_memory_gib: Positive = 4.0
+    """A process that reads files may take this much memory; a file that needs more is refused."""
+    frame: Annotated[int, Field(ge=0)] | None = None
+    """Which frame or page of a file with several to take, from 0; null refuses such files."""
+    slice_plane: Literal["axial", "coronal", "sagittal"] = "axial"
+    """The plane in which NIfTI volumes are cut."""
+    slice_step: Count | None = None
+    """Take every so many slices of a NIfTI volume; null takes the middle one."""
+    window: tuple[float, float] | None = None
+    """Which values are black and white where a file does not say: NIfTI, TIFF with floats,
+    FOR PROCESSING DICOM; null refuses such files unless they declare a range."""
+    for_processing: bool = False
+    """Take DICOM files marked FOR PROCESSING, raw detector data, too."""
     duplicate_correlation: Share = 0.95
     """Two images whose structure correlates at least this much are near-duplicates."""
+
+
+class Slides(Section):
+    """How whole slides are cut into tiles of image.tile_px, which are then resized."""
+
+    um_per_px: Positive | None = None
+    """Micrometres a pixel of the tiles that are cut; null takes the slide's finest level."""
+    tiles: Count | None = 500
+    """At most so many tiles a slide, drawn at random from its tissue; null takes all."""
+    tissue: Share = 0.5
+    """A tile is taken where at least this share of it is tissue."""
+    reject_blurred: bool = True
+    """Leave out tiles that are out of focus."""
+    reject_pen: bool = True
+    """Leave out tiles with marks of a pen."""
+
+
+Retained = Literal[
+    "patient characteristics",
+    "device identity",
+    "institution identity",
+    "full dates",
+    "uids",
+]
+
+
+class Deidentify(Section):
+    """What is taken from DICOM headers (PS3.15, Basic Application Level Confidentiality Profile)
+    and from pixels before anything is kept."""
+
+    retain: tuple[Retained, ...] = ()
+    """Options of the profile that keep something; patient characteristics (sex, age) must be
+    retained to be labels."""
+    declared_text: Literal["quarantine", "screen"] = "quarantine"
+    """What happens to files that declare burned-in text; `screen` leaves it to text_screen, which
+    must not be off."""
+    text_screen: Literal["off", "quarantine", "mask"] = "off"
+    """Look for text in every image (extra [ocr]), and refuse the image or black the text out."""
+    shortest_text: Count = 3
+    """Words with fewer letters and digits than this are markers (L, R, AP), not text."""
+
+    @model_validator(mode="after")
+    def _is_screened(self) -> Deidentify:
+        if self.declared_text == "screen" and self.text_screen == "off":
+            raise ValueError("declared_text: screen needs a text_screen that is not off")
+        return self
 
 
 class Split(Section):
@@ -319,6 +388,8 @@ class Protocol(Section):
     """Every random number of the study follows from it."""
     image: Image = Image()
     data: Data = Data()
+    slides: Slides = Slides()
+    deidentify: Deidentify = Deidentify()
     split: Split = Split()
     lens: Lens = Lens()
     autoencoder: Autoencoder = Autoencoder()

@@ -25,6 +25,12 @@ Reason = Literal[
     "codec missing",
     "raw detector data",
     "burned-in annotation",
+    "text in the image",
+    "no tissue",
+    "outside the folder",
+    "took too long",
+    "took too much memory",
+    "crashed the decoder",
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
 

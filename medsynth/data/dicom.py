@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .badimage import BLANK, BadImage, check_size, silence
+from .options import ReadOptions
 
 # All that is ever looked at besides what unpacking needs. A name, a date or an institution is not.
 ALLOWED_TAGS = (
@@ -63,14 +64,14 @@ def read_facts(path: Path) -> DicomFacts:
             raise BadImage("truncated or damaged", f"header ({type(error).__name__})") from None
 
 
-def read_dicom(path: Path, max_pixels: int, frame: int | None) -> np.ndarray:
+def read_dicom(path: Path, options: ReadOptions) -> np.ndarray:
     """Read a DICOM image as (C, H, W) in [0, 1]; see `readers.read_image`."""
     import pydicom
 
     try:
         dataset = pydicom.dcmread(path)
-        _check(dataset, max_pixels)
-        return _to_display(_pixels(dataset, frame), dataset)
+        _check(dataset, options.max_pixels)
+        return _to_display(_pixels(dataset, options.frame), dataset)
     except BadImage:
         raise
     except Exception as error:  # as above; the error's own words may hold tag values
@@ -94,7 +95,7 @@ def _pixels(dataset: Any, frame: int | None) -> np.ndarray:
     _check_codec(dataset)
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frame is None and frames > 1:
-        raise BadImage("multi-frame", f"{frames} frames: choose one by data.dicom_frame")
+        raise BadImage("multi-frame", f"{frames} frames: choose one by data.frame")
     if (frame or 0) >= frames:
         raise BadImage("multi-frame", f"frame {frame} of {frames} was asked for")
     return pixel_array(dataset, index=frame or 0)

@@ -24,11 +24,15 @@ SHOWN = 10  # faults in full; the rest is counted
 
 @dataclass(frozen=True)
 class Entry:
-    """One image of a raw folder; `patient` is the hospital's own word and must not be written."""
+    """One image of a raw folder; `patient` is the hospital's own word and must not be written.
+
+    `member` is the number, from 0, of an image within a file of several; None takes the file.
+    """
 
     path: str
     patient: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    member: int | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from monai.data import ImageReader
 
+from .options import ReadOptions
 from .readers import read_image
 
 
@@ -18,8 +19,8 @@ class MedImageReader(ImageReader):
     back to other readers without a word where one fails, and adds the file's path to the metadata.
     """
 
-    def __init__(self, *, max_pixels: int, frame: int | None = None):
-        self.max_pixels, self.frame = max_pixels, frame
+    def __init__(self, options: ReadOptions):
+        self.options = options
 
     def verify_suffix(self, filename: Sequence[str | Path] | str | Path) -> bool:
         """Return True: the content decides, when it is read."""
@@ -28,7 +29,7 @@ class MedImageReader(ImageReader):
     def read(self, data: Sequence[str | Path] | str | Path, **kwargs) -> np.ndarray:
         """Read one file. Raises BadImage."""
         path = data if isinstance(data, str | Path) else data[0]
-        return read_image(Path(path), max_pixels=self.max_pixels, frame=self.frame)
+        return read_image(Path(path), self.options)
 
     def get_data(self, img: np.ndarray) -> tuple[np.ndarray, dict]:
         """Return the image and its shape; no path and no tag goes along."""

@@ -18,6 +18,7 @@ from ..cohort import to_pixels
 from ..protocol import Protocol
 from .badimage import BLANK, BadImage
 from .layouts import Entry
+from .options import ReadOptions
 from .readers import is_dicom, read_image, to_channels
 
 FLAT_TILE = 0.02  # a tile whose brightness varies less than this (0 to 1) is glass, not tissue
@@ -50,8 +51,8 @@ class Reading:
             return File(reason=error.reason, detail=error.detail)
 
     def _read(self, entry: Entry) -> File:
-        path, data, image = self.raw / entry.path, self.protocol.data, self.protocol.image
-        pixels = read_image(path, max_pixels=data.max_pixels, frame=data.dicom_frame)
+        path, image = self.raw / entry.path, self.protocol.image
+        pixels = read_image(path, _options(self.protocol, entry))
         pixels = to_channels(pixels, domains.domain(self.protocol.domain).channels)
         height, width = pixels.shape[1:]
         if min(height, width) < max(image.tile_px or 0, image.size_px // 2):
@@ -74,6 +75,16 @@ class Reading:
         if np.ptp(ready) < BLANK:
             raise BadImage("blank image", "nothing shows where this domain looks")
         return ready
+
+
+def _options(protocol: Protocol, entry: Entry) -> ReadOptions:
+    data = protocol.data
+    return ReadOptions(
+        max_pixels=data.max_pixels,
+        frame=data.frame if entry.member is None else entry.member,
+        window=data.window,
+        for_processing=data.for_processing,
+    )
 
 
 def _prepare(image: np.ndarray, domain: str, size_px: int) -> np.ndarray:

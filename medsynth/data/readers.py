@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .badimage import BLANK, BadImage, check_size, silence
+from .options import ReadOptions
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 PNG_END = b"IEND\xaeB`\x82"
@@ -36,17 +37,15 @@ COLOURED_SHARE = 0.005
 COLOUR_TOLERANCE = 6 / 255  # grey that went through a JPEG as RGB differs by this much at most
 
 
-def read_image(path: Path, *, max_pixels: int, frame: int | None = None) -> np.ndarray:
+def read_image(path: Path, options: ReadOptions) -> np.ndarray:
     """Read an image file as (C, H, W) float32 in [0, 1], C = 1 (grey) or 3 (RGB).
 
-    `max_pixels` bounds height x width as the file's header declares them, and is checked before
-    anything is unpacked. `frame` chooses from a file with several frames, counted from 0; None
-    refuses such files. Raises BadImage, a DataError, with its reason.
+    Raises BadImage, a DataError, with its reason.
     """
     path = Path(path)
     decode = _decoder(_head(path))
     with silence():
-        image = decode(path, max_pixels, frame)
+        image = decode(path, options)
     return _checked(image)
 
 
@@ -83,7 +82,7 @@ def _head(path: Path) -> bytes:
     return head
 
 
-def _decoder(head: bytes) -> Callable[[Path, int, int | None], np.ndarray]:
+def _decoder(head: bytes) -> Callable[[Path, ReadOptions], np.ndarray]:
     if head[128:] == b"DICM":  # first, for DICOM's preamble may make the file a TIFF as well
         from .dicom import read_dicom
 
@@ -112,22 +111,22 @@ def _checked(image: np.ndarray) -> np.ndarray:
 # and only warns in part, and would take a file for any of fifty formats.
 
 
-def _read_png(path: Path, max_pixels: int, frame: int | None) -> np.ndarray:
+def _read_png(path: Path, options: ReadOptions) -> np.ndarray:
     from PIL.PngImagePlugin import PngImageFile
 
     data = path.read_bytes()
     if PNG_END not in data[-4096:]:
         raise BadImage("truncated or damaged", "the PNG has no end")
-    return _decode_raster(PngImageFile, data, max_pixels)
+    return _decode_raster(PngImageFile, data, options.max_pixels)
 
 
-def _read_jpeg(path: Path, max_pixels: int, frame: int | None) -> np.ndarray:
+def _read_jpeg(path: Path, options: ReadOptions) -> np.ndarray:
     from PIL.JpegImagePlugin import JpegImageFile
 
     data = path.read_bytes()
     if b"\xff\xd9" not in data[-65536:]:  # some cameras write a few bytes after the end
         raise BadImage("truncated or damaged", "the JPEG has no end")
-    return _decode_raster(JpegImageFile, data, max_pixels)
+    return _decode_raster(JpegImageFile, data, options.max_pixels)
 
 
 def _decode_raster(plugin: Callable, data: bytes, max_pixels: int) -> np.ndarray:
@@ -184,12 +183,13 @@ def _scale(pixels: np.ndarray) -> np.ndarray:
 # TIFF -------------------------------------------------------------------------------------------
 
 
-def _read_tiff(path: Path, max_pixels: int, frame: int | None) -> np.ndarray:
+def _read_tiff(path: Path, options: ReadOptions) -> np.ndarray:
     import tifffile
 
     try:
         with tifffile.TiffFile(path) as tiff:
-            return _tiff_page(_choose_page(tiff.pages, frame), path, max_pixels)
+            page = _choose_page(tiff.pages, options.frame)
+            return _tiff_page(page, path, options.max_pixels)
     except BadImage:
         raise
     except Exception as error:  # as above: a damaged file may raise anything
@@ -202,7 +202,7 @@ def _choose_page(pages, frame: int | None):
     """Take the only page that is no thumbnail or reduced copy, or the one that was asked for."""
     full = [page for page in pages if not page.is_reduced]
     if frame is None and len(full) > 1:
-        raise BadImage("multi-frame", f"{len(full)} pages: choose one by data.dicom_frame")
+        raise BadImage("multi-frame", f"{len(full)} pages: choose one by data.frame")
     if (frame or 0) >= len(full):
         raise BadImage("multi-frame", f"frame {frame} of {len(full)} was asked for")
     return full[frame or 0]

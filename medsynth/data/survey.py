@@ -22,6 +22,7 @@ from .badimage import BadImage
 from .columns import FEWEST, TableGuess, guess_columns, read_tables, spread
 from .headers import Header, peek
 from .layouts import FOLDER_ATTRIBUTE, MOST_FOLDERS, SUFFIXES, is_image_name, walk
+from .options import ReadOptions
 from .readers import read_image, to_channels
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def _guess_domain(paths: Iterable[Path], headers: Sequence[Header]) -> tuple[str
 def _look(paths: Iterable[Path]) -> Iterator[np.ndarray]:
     for path in paths:
         try:
-            yield read_image(path, max_pixels=LOOK_PIXELS, frame=0)
+            yield read_image(path, ReadOptions(LOOK_PIXELS, frame=0))
         except BadImage:
             continue
 

@@ -34,7 +34,7 @@ class Plan:
 
 
 PLANS = {
-    "intake": Plan(("raw",), ("domain", "image", "data")),
+    "intake": Plan(("raw",), ("domain", "image", "data", "slides", "deidentify", "seed")),
     "split": Plan(("intake",), ("split", "seed")),
     "lens": Plan(("intake", "split"), ("domain", "lens", "seed")),
     "autoencoder": Plan(("intake", "split"), ("domain", "autoencoder", "seed")),

@@ -14,6 +14,7 @@ from PIL import Image
 
 from medsynth.data import phantoms
 from medsynth.data.duplicates import link_duplicates, symmetries
+from medsynth.data.options import ReadOptions
 from medsynth.data.readers import read_image, to_channels
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "chest_xray" / "nih64"
@@ -114,6 +115,6 @@ def test_three_thousand_images_take_seconds():
 @pytest.mark.skipif(not REAL.exists(), reason="real images are not here")
 def test_real_radiographs_of_different_people_are_not_linked():
     paths = sorted((REAL / "images").iterdir())[:400]
-    images = [to_channels(read_image(path, max_pixels=10**6), 1) for path in paths]
+    images = [to_channels(read_image(path, ReadOptions(10**6)), 1) for path in paths]
     pixels = np.rint(np.stack(images).transpose(0, 2, 3, 1) * 255).astype(np.uint8)
     assert set(link_duplicates(pixels, correlation=THRESHOLD)) == {-1}

@@ -19,6 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from medsynth.data.badimage import REASONS, BadImage
 from medsynth.data.dicom import read_facts
+from medsynth.data.options import ReadOptions
 from medsynth.data.readers import read_image, to_channels
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -44,7 +45,7 @@ def save(folder, image, name="image.png", **options):
 
 
 def read(path, **options):
-    return read_image(path, **{"max_pixels": LIMIT, **options})
+    return read_image(path, ReadOptions(**{"max_pixels": LIMIT, **options}))
 
 
 def reason(path, **options):
@@ -394,7 +395,7 @@ def test_monai_gets_the_same_rows_and_nothing_but_the_shape(tmp_path):
     from medsynth.data.monai_reader import MedImageReader
 
     path = save(tmp_path, ramp(channels=3), "jane_doe.png")
-    reader = MedImageReader(max_pixels=LIMIT)
+    reader = MedImageReader(ReadOptions(LIMIT))
     assert reader.verify_suffix(path)
     image, meta = reader.get_data(reader.read(path))
     np.testing.assert_array_equal(image, read(path))
