@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
-from .layouts import read_table
+from .layouts.tables import read_table
 
 if TYPE_CHECKING:
     import pandas as pd

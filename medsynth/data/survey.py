@@ -21,7 +21,8 @@ from ..errors import DataError
 from .badimage import BadImage
 from .columns import FEWEST, TableGuess, guess_columns, read_tables, spread
 from .headers import Header, peek
-from .layouts import FOLDER_ATTRIBUTE, MOST_FOLDERS, SUFFIXES, is_image_name, walk
+from .layouts.folders import FOLDER_ATTRIBUTE, MOST_FOLDERS
+from .layouts.walk import SUFFIXES, is_image_name, walk
 from .options import ReadOptions
 from .readers import read_image, to_channels
 
