@@ -18,6 +18,7 @@ Reason = Literal[
     "decompression bomb",
     "NaN or infinite values",
     "undeclared range",
+    "unknown scale",
     "wrong channels",
     "blank image",
     "too small",
