@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import os
 import secrets
+import uuid
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,13 @@ def pseudonym(secret: bytes, kind: Literal["patient", "source"], value: str) -> 
     """Return the HMAC-SHA256 of a value as 16 hex digits; `kind` keeps equal values apart."""
     message = f"medsynth\x1f{kind}\x1f{value}".encode()
     return hmac.new(secret, message, hashlib.sha256).hexdigest()[:16]
+
+
+def keyed_uid(secret: bytes, uid: str) -> str:
+    """Return the DICOM UID, under 2.25, that stands for another one: the same for the same."""
+    message = f"medsynth\x1fuid\x1f{uid}".encode()
+    digest = hmac.new(secret, message, hashlib.sha256).digest()
+    return f"2.25.{uuid.UUID(bytes=digest[:16], version=4).int}"
 
 
 def read_or_make_secret(path: Path) -> bytes:
