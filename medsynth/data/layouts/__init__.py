@@ -4,12 +4,15 @@ tables, or from the folders."""
 from __future__ import annotations
 
 import posixpath
+from dataclasses import replace
 from pathlib import Path
 
 from ...errors import DataError
 from ...protocol import Data
+from . import named
 from .folder import Folder
 from .folders import list_from_folders
+from .layout import Layout
 from .listing import Entry, Listing
 from .tables import list_from_tables
 from .walk import SUFFIXES
@@ -25,21 +28,32 @@ def find_images(raw: Path, data: Data) -> Listing:
     """
     folder = Folder.open(raw)
     tables = sorted(path for path in folder.files if posixpath.basename(path) == data.tables)
+    if data.layout is not None:
+        return _of_layout(folder, named.layout(data.layout), data)
     if tables:
         entries, dropped = list_from_tables(folder, tables, data)
     else:
         entries, dropped = list_from_folders(folder, data)
-    if not entries:
-        raise DataError(_nothing(folder, data, dropped))
-    entries.sort(key=lambda entry: (entry.path, entry.member or 0))
     listed = {entry.path for entry in entries}
-    return Listing(
-        entries=tuple(entries),
-        unlisted=len(set(folder.images) - listed - dropped),
-        missing=tuple(sorted(listed - folder.existing)),
-        tables=tuple(tables),
-        layout="tables" if tables else "folders",
-    )
+    missing = tuple(sorted(listed - folder.existing))
+    found = Listing(tuple(entries), 0, missing, tuple(tables), "tables" if tables else "folders")
+    return _counted(folder, found, dropped, data)
+
+
+def _of_layout(folder: Folder, layout: Layout, data: Data) -> Listing:
+    entries, dropped, missing = named.list_from_layout(folder, layout, data)
+    found = Listing(tuple(entries), 0, missing, (), layout.name, layout.limits)
+    return _counted(folder, found, dropped, data)
+
+
+def _counted(folder: Folder, found: Listing, dropped: set[str], data: Data) -> Listing:
+    """Sort what was found, and count what nobody named."""
+    if not found.entries:
+        raise DataError(_nothing(folder, data, dropped))
+    entries = sorted(found.entries, key=lambda entry: (entry.path, entry.member or 0))
+    listed = {entry.path for entry in entries}
+    unlisted = len(set(folder.images) - listed - dropped)
+    return replace(found, entries=tuple(entries), unlisted=unlisted)
 
 
 def _nothing(folder: Folder, data: Data, dropped: set[str]) -> str:

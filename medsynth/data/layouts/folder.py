@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+TWO_COPIES = (
+    "the folder holds more than one copy of the set (in another size, or cropped): give one of them"
+)
+
+
 @dataclass(frozen=True)
 class Folder:
     """A raw folder and the relative posix paths of its files, sorted."""
@@ -75,10 +80,7 @@ class Folder:
             most = max(_shared_folders(path, near) for path in found)
             found = [path for path in found if _shared_folders(path, near) == most]
         if len(found) > 1:
-            raise DataError(
-                f"{len(found)} files could be the image {found[0]}: the folder holds more than "
-                f"one copy of the set (another size, or cropped); give a folder with one"
-            )
+            raise DataError(f"{found[0]} and {found[1]}: {TWO_COPIES}")
         return found[0] if found else None
 
     def header(self, path: str) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...protocol import Data
@@ -64,6 +64,21 @@ def chosen_labels(values: Mapping[str, str], data: Data) -> dict[str, str]:
     picked = {name: values.get(name, "") for name in data.label_columns}
     said = {name: data.rename.get(name, {}).get(value, value) for name, value in picked.items()}
     return {name: value for name, value in said.items() if value}
+
+
+def asked_in_vain(data: Data, known: Collection[str], lacks: str) -> Iterator[str]:
+    """Yield a fault for each name that a knob asks for and that is not among the known ones.
+
+    `lacks` begins the sentence: "no table has the column".
+    """
+    asked = {"data.label_columns": data.label_columns, "data.keep": data.keep}
+    for knob, names in asked.items():
+        for name in names:
+            if name not in known:
+                yield f"{lacks} {name!r} that {knob} asks for"
+    for name in data.rename:
+        if name not in data.label_columns:
+            yield f"data.rename has words for {name!r}, which is none of data.label_columns"
 
 
 def say_faults(where: str, faults: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import DataError
 from ...protocol import Data
 from .folder import Folder
-from .listing import Entry, chosen_labels, is_kept, say_faults
+from .listing import Entry, asked_in_vain, chosen_labels, is_kept, say_faults
 from .walk import stem_of, suffix_of
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def list_from_tables(folder: Folder, tables: list[str], data: Data) -> tuple[lis
         table = folder.table(name)
         said.columns |= set(table.columns)
         _join(said, list(_rows(folder, table, name, data, said)), name)
-    said.faults += _absent_columns(data, said.columns)
+    said.faults += asked_in_vain(data, said.columns, "no table has the column")
     if said.faults:
         raise DataError(say_faults("the tables have", said.faults))
     kept = [
@@ -190,17 +190,6 @@ def list_from_tables(folder: Folder, tables: list[str], data: Data) -> tuple[lis
         if entry.path not in said.dropped
     ]
     return kept, said.dropped
-
-
-def _absent_columns(data: Data, columns: set[str]) -> Iterator[str]:
-    asked = {"data.label_columns": data.label_columns, "data.keep": data.keep}
-    for knob, names in asked.items():
-        for name in names:
-            if name not in columns:
-                yield f"no table has the column {name!r} that {knob} asks for"
-    for name in data.rename:
-        if name not in data.label_columns:
-            yield f"data.rename has words for {name!r}, which is none of data.label_columns"
 
 
 def _rows(
