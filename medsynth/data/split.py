@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -111,8 +112,12 @@ def _foresight_sentence(train: int, holdout: int, copies: dict[str, int | None])
     return text + (f"; at {' and '.join(unseen)} none." if unseen else ".")
 
 
-def describe(cohort: Cohort, parts: np.ndarray) -> dict[str, Any]:
-    """Return what split.json says: counts, what the gate can see, and what may be claimed."""
+def describe(cohort: Cohort, parts: np.ndarray, *, caveats: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what split.json says: counts, what the gate can see, and what may be claimed.
+
+    `caveats` are what the data set does not know, as intake.json has them; the claim allows for
+    them, and the gate says them after it.
+    """
     counts = {part: _count(cohort, np.flatnonzero(parts == part)) for part in PARTS}
     foresight = foresee(counts["train"]["patients"], counts["holdout"]["patients"])
     unknown = sum(record.patient == "" for record in cohort.records)
@@ -121,7 +126,8 @@ def describe(cohort: Cohort, parts: np.ndarray) -> dict[str, Any]:
         "foresight": asdict(foresight),
         "patients_known": unknown == 0,
         "images_of_unknown_patients": unknown,
-        "claim": _claim(len(cohort), unknown),
+        "claim": _claim(len(cohort), unknown, limited=bool(caveats)),
+        "caveats": list(caveats),
     }
 
 
@@ -136,11 +142,12 @@ def _count(cohort: Cohort, indices: np.ndarray) -> dict[str, Any]:
     return {"patients": patients, "images": len(records), "labels": labels}
 
 
-def _claim(images: int, unknown: int) -> str:
+def _claim(images: int, unknown: int, *, limited: bool) -> str:
     if unknown == 0:
+        about = "what is found about leakage is about patients"
+        limits = ", as far as the data set tells them apart" if limited else ""
         return (
-            "Every image's patient is known, and no patient stands in two parts: what is found "
-            "about leakage is about patients."
+            f"Every image's patient is known, and no patient stands in two parts: {about}{limits}."
         )
     of_some = "Several images of one person may stand on both sides, so copies can be missed or "
     of_some += "mistaken: what can be said is about images, not about people."

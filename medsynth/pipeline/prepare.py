@@ -7,7 +7,7 @@ from pathlib import Path
 from ..cohort import Cohort
 from ..errors import StageError
 from ..runtime import StageRecord, digest_json, write_json, write_text
-from .run import Progress, Run, silent
+from .run import Progress, Run, facts, silent
 
 
 def ingest(run: Run, raw: Path, progress: Progress = silent) -> StageRecord:
@@ -50,7 +50,9 @@ def split(run: Run, progress: Progress = silent) -> StageRecord:
         parts = splitting.split_patients(cohort, run.protocol.split, run.protocol.seed)
         rows = [f"{record.id},{part}\n" for record, part in zip(cohort.records, parts, strict=True)]
         write_text(workspace / "split.csv", "id,part\n" + "".join(rows))
-        write_json(workspace / "split.json", splitting.describe(cohort, parts))
+        caveats = facts(run, "intake/intake.json").get("caveats", ())
+        said = splitting.describe(cohort, parts, caveats=caveats)
+        write_json(workspace / "split.json", said)
         progress("split", 1.0)
 
     return run.build("split", build)

@@ -251,12 +251,13 @@ def claims(split: Mapping, *, domain: str) -> tuple[str, ...]:
     """Return in sentences what a pass means and what it does not.
 
     `split` is what split.json holds: its `claim` says what knowing the patients, or not, allows,
-    and its foresight how much the gate could see. Where `patients_known` is not true the weaker
-    claim is said even if `split` does not say it.
+    its `caveats` what the data set does not know, and its foresight how much the gate could see.
+    Where `patients_known` is not true the weaker claim is said even if `split` does not say it.
     """
     known = split.get("patients_known") is True
     of_split = split.get("claim") or ("" if known else PATIENTS_UNKNOWN)
     limits_of_size = split.get("foresight", {}).get("sentence", "")
     identity = domains.domain(domain).identity_risk
-    sentences = [PASS_MEANS, PASS_IS_NOT, of_split, limits_of_size, identity]
+    caveats = split.get("caveats", ())
+    sentences = [PASS_MEANS, PASS_IS_NOT, of_split, *caveats, limits_of_size, identity]
     return tuple(sentence for sentence in sentences if sentence)

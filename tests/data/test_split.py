@@ -123,3 +123,12 @@ def test_the_claim_is_weaker_where_patients_are_unknown(known, start):
     assert "about images, not about people" in said["claim"]
     assert not said["patients_known"]
     assert said["images_of_unknown_patients"] == 60 - known
+
+
+def test_the_claim_allows_for_what_the_data_set_does_not_know():
+    images = cohort([f"p{i // 2}" for i in range(60)])
+    parts = split_patients(images, Split(), 0)
+    assert describe(images, parts)["caveats"] == []
+    said = describe(images, parts, caveats=("A slide counts as a patient.",))
+    assert said["caveats"] == ["A slide counts as a patient."]
+    assert said["claim"].endswith("as far as the data set tells them apart.")

@@ -244,6 +244,12 @@ def test_the_splits_own_words_are_taken():
     assert "Half of the patients are not known." in gate.claims(split, domain="chest_xray")
 
 
+def test_what_the_data_set_does_not_know_is_said_right_after_the_split_s_claim():
+    split = {"patients_known": True, "claim": "As far as known.", "caveats": ["One.", "Two."]}
+    claims = gate.claims(split, domain="histology")
+    assert claims[2:5] == ("As far as known.", "One.", "Two.")
+
+
 # Attempts ---------------------------------------------------------------------------------------
 
 
