@@ -9,14 +9,6 @@ from pathlib import Path
 
 from .runtime import choose_device, versions
 
-CODECS = {
-    "JPEG baseline": "1.2.840.10008.1.2.4.50",
-    "JPEG lossless": "1.2.840.10008.1.2.4.70",
-    "JPEG-LS": "1.2.840.10008.1.2.4.80",
-    "JPEG 2000": "1.2.840.10008.1.2.4.90",
-    "RLE": "1.2.840.10008.1.2.5",
-}
-
 
 def examine() -> dict[str, str]:
     """Return what was found, a line of words for each thing."""
@@ -30,7 +22,7 @@ def examine() -> dict[str, str]:
         "gpu": ", ".join(gpus) or "none: small images train on the processor",
         "trains on": choose_device(),
         "free disk": f"{free:.0f} GiB here",
-        "DICOM codecs": _codecs(),
+        **_codecs(),
         "network": "never used",
         **versions(),
     }
@@ -40,10 +32,11 @@ def _memory_gib() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
-def _codecs() -> str:
-    from pydicom.pixels import get_decoder
+def _codecs() -> dict[str, str]:
+    """Say of every DICOM transfer syntax what unpacks it, and first whether all are there."""
+    from .data.dicom_codecs import EXTRA, find_codecs
 
-    missing = [name for name, uid in CODECS.items() if not get_decoder(uid).is_available]
-    if not missing:
-        return "all"
-    return f"missing: {', '.join(missing)}; pip install medsynth[dicom] brings them"
+    found = find_codecs()
+    missing = sum(EXTRA in plugin for plugin in found.values())
+    summary = f"{missing} missing: {EXTRA} brings them" if missing else "all that an extra brings"
+    return {"DICOM codecs": summary, **{f"DICOM {name}": found[name] for name in found}}

@@ -1,184 +1,171 @@
 """DICOM files to what a radiologist sees: (C, H, W) in [0, 1].
 
-In this order: unpack -> modality LUT -> VOI LUT or window -> divide by the declared range ->
-invert MONOCHROME1, once. pydicom has turned YBR into RGB when pixels come out, whatever the tag
-still says, so colours are not converted again. Padding values, overlays and ICC profiles are not
-applied.
+In this order: unpack -> padding -> modality LUT -> VOI LUT or window -> Presentation LUT, or turned
+over once where MONOCHROME1 or INVERSE says so; palettes and YBR become RGB once, ICC profiles are
+applied. Overlays are neither read nor burned in.
+
+FOR PROCESSING images are raw detector data. Where the protocol takes them, they get data.window, or
+their whole declared range, and their declared polarity. The logarithm and the enhancement that a
+manufacturer puts between them and a radiologist are not imitated: they look flat, and must not be
+mixed with FOR PRESENTATION images.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .badimage import BLANK, BadImage, check_size, silence
+from .badimage import BadImage, check_size, silence
 from .options import ReadOptions
 
-# All that is ever looked at besides what unpacking needs. A name, a date or an institution is not.
-ALLOWED_TAGS = (
-    "PatientID",
-    "Modality",
-    "Rows",
-    "Columns",
-    "BitsStored",
-    "PhotometricInterpretation",
+WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+NO_PICTURES = {  # storage classes whose pixels are no picture
+    "1.2.840.10008.5.1.4.1.1.66.4": "a segmentation",
+    "1.2.840.10008.5.1.4.1.1.66.7": "a segmentation",
+    "1.2.840.10008.5.1.4.1.1.481.2": "a radiation dose",
+    "1.2.840.10008.5.1.4.1.1.30": "a parametric map",
+}
+VALUE_REPRESENTATIONS = frozenset(
+    b"AE AS AT CS DA DS DT FD FL IS LO LT OB OW PN SH SL SQ SS ST TM UI UL UN US UT".split()
 )
-
-EXTENDED_JPEG = "1.2.840.10008.1.2.4.51"  # its 12-bit form has a decoder under the GPL only
-NARROW = 1 / 16  # a radiograph that fills less of its declared range lacks its window
-
-
-@dataclass(frozen=True)
-class DicomFacts:
-    """What the allow-list lets out of a header; `patient` is raw and must become a pseudonym."""
-
-    patient: str | None
-    modality: str
-    height: int
-    width: int
-    bits: int
-    grey: bool
-
-
-def read_facts(path: Path) -> DicomFacts:
-    """Read the allow-listed tags without touching pixels. Raises BadImage on a damaged header."""
-    import pydicom
-
-    with silence():
-        try:
-            header = pydicom.dcmread(
-                path, stop_before_pixels=True, specific_tags=list(ALLOWED_TAGS)
-            )
-            return DicomFacts(
-                patient=str(header.get("PatientID") or "").strip() or None,
-                modality=str(header.get("Modality") or ""),
-                height=int(header.get("Rows") or 0),
-                width=int(header.get("Columns") or 0),
-                bits=int(header.get("BitsStored") or 0),
-                grey=str(header.get("PhotometricInterpretation") or "").startswith("MONO"),
-            )
-        except Exception as error:  # a damaged header may raise anything, and quote what it holds
-            raise BadImage("truncated or damaged", f"header ({type(error).__name__})") from None
+LONGEST_FIRST = 1024  # bytes: what stands first in a file is a length, a character set, a class
 
 
 def read_dicom(path: Path, options: ReadOptions) -> np.ndarray:
-    """Read a DICOM image as (C, H, W) in [0, 1]; see `readers.read_image`."""
-    import pydicom
-
+    """Read a DICOM image as (C, H, W) float32 in [0, 1]; see `readers.read_image`."""
     try:
-        dataset = pydicom.dcmread(path)
-        _check(dataset, options.max_pixels)
-        return _to_display(_pixels(dataset, options.frame), dataset)
+        dataset = open_dicom(path)
+        _check_kind(dataset)
+        _check_permission(dataset, options)
+        return _display(dataset, _choose_frame(dataset, options.frame), options)
     except BadImage:
         raise
-    except Exception as error:  # as above; the error's own words may hold tag values
+    except MemoryError:
+        raise BadImage("took too much memory", "DICOM") from None
+    except Exception as error:  # a damaged file may raise anything, and quote what it holds
         raise BadImage("truncated or damaged", f"DICOM ({type(error).__name__})") from None
 
 
-def _check(dataset: Any, max_pixels: int) -> None:
+def begins_as_dicom(head: bytes) -> bool:
+    """Return True for the first 132 bytes of a DICOM file, also of one without its preamble."""
+    return head[128:132] == b"DICM" or _begins_with_element(head)
+
+
+def open_dicom(path: Path, *, pixels: bool = True) -> Any:
+    """Parse a file that begins as DICOM, with or without preamble, into a pydicom dataset.
+
+    A file that does not name its transfer syntax gets the uncompressed one that it is written in;
+    BadImage where its pixels are compressed. Whatever pydicom raises on damaged files goes on.
+    """
+    import pydicom
+
+    dataset = pydicom.dcmread(path, force=True, stop_before_pixels=not pixels)
+    if dataset.file_meta.get("TransferSyntaxUID"):
+        return dataset
+    if "PixelData" in dataset and dataset["PixelData"].is_undefined_length:
+        raise BadImage("codec missing", "compressed pixels, and no transfer syntax says how")
+    dataset.file_meta.TransferSyntaxUID = {
+        (True, True): pydicom.uid.ImplicitVRLittleEndian,
+        (False, True): pydicom.uid.ExplicitVRLittleEndian,
+        (False, False): pydicom.uid.ExplicitVRBigEndian,
+    }[dataset.original_encoding]
+    return dataset
+
+
+def is_whole_slide(path: Path) -> bool:
+    """Return True for a DICOM file of a slide scanner: tiles of one picture, not frames.
+
+    Its label and its overview are of the same storage class and count as such, too.
+    """
+    from pydicom.filereader import read_partial
+
+    try:
+        with silence(), path.open("rb") as file:
+            if not begins_as_dicom(file.read(132)):
+                return False
+            file.seek(0)
+            dataset = read_partial(file, lambda tag, vr, length: tag > 0x00080016, force=True)
+            return _storage_class(dataset) == WHOLE_SLIDE
+    except Exception:  # damaged: whoever reads it will say so
+        return False
+
+
+def _begins_with_element(head: bytes) -> bool:
+    """True where the first bytes are one of the first elements that a data set may have."""
+    group, number, kind = head[:2], head[2:4], head[4:6]
+    big = group in (b"\0\x02", b"\0\x08")
+    if not big and group not in (b"\x02\0", b"\x08\0"):
+        return False
+    if int.from_bytes(number, "big" if big else "little") > 0x0018:
+        return False
+    if kind in VALUE_REPRESENTATIONS:
+        return True
+    length = int.from_bytes(head[4:8], "little")  # without kinds, the low byte is always first
+    return not big and length <= LONGEST_FIRST and length % 2 == 0 and len(head) > 8
+
+
+# What is refused --------------------------------------------------------------------------------
+
+
+def _check_kind(dataset: Any) -> None:
+    storage = _storage_class(dataset)
+    if storage == WHOLE_SLIDE:
+        raise BadImage("multi-frame", "a whole slide: image.tile_px cuts it into tiles")
+    if storage in NO_PICTURES:
+        raise BadImage("not an image", f"DICOM, {NO_PICTURES[storage]}")
     if "PixelData" not in dataset:
-        raise BadImage("not an image", "DICOM without pixels (a report, a directory or a plan)")
-    check_size(int(dataset.Rows), int(dataset.Columns), max_pixels)
-    if str(dataset.get("PresentationIntentType", "")).upper() == "FOR PROCESSING":
-        raise BadImage("raw detector data", "FOR PROCESSING: export the FOR PRESENTATION image")
-    if str(dataset.get("BurnedInAnnotation", "")).upper() == "YES":
+        floats = "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset
+        kind = (
+            "with floats for pixels"
+            if floats
+            else "without pixels (a report, a directory or a plan)"
+        )
+        raise BadImage("not an image", f"DICOM {kind}")
+    if str(dataset.get("PixelPresentation", "")).upper() in ("COLOR", "MIXED"):
+        raise BadImage("wrong channels", "grey of which a part is shown in colours")
+
+
+def _storage_class(dataset: Any) -> str:
+    return str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "")
+
+
+def _check_permission(dataset: Any, options: ReadOptions) -> None:
+    rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+    check_size(rows, columns, options.max_pixels)
+    raw = str(dataset.get("PresentationIntentType", "")).upper() == "FOR PROCESSING"
+    if raw and not options.for_processing:
+        raise BadImage(
+            "raw detector data",
+            "FOR PROCESSING: export the FOR PRESENTATION image, or set data.for_processing",
+        )
+    if str(dataset.get("BurnedInAnnotation", "")).upper() == "YES" and not options.burned_in:
         raise BadImage("burned-in annotation", "the file says that text is burned into its pixels")
 
 
-def _pixels(dataset: Any, frame: int | None) -> np.ndarray:
-    """Unpack one frame as stored: (H, W) or (H, W, 3)."""
-    from pydicom.pixels import pixel_array
-
-    _check_codec(dataset)
+def _choose_frame(dataset: Any, frame: int | None) -> int:
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frame is None and frames > 1:
         raise BadImage("multi-frame", f"{frames} frames: choose one by data.frame")
     if (frame or 0) >= frames:
         raise BadImage("multi-frame", f"frame {frame} of {frames} was asked for")
-    return pixel_array(dataset, index=frame or 0)
+    return frame or 0
 
 
-def _check_codec(dataset: Any) -> None:
-    from pydicom.pixels import get_decoder
-
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if not syntax.is_compressed or syntax.is_deflated:
-        return
-    try:
-        available = get_decoder(syntax).is_available
-    except NotImplementedError:
-        raise BadImage("codec missing", f"nothing unpacks {syntax.name}") from None
-    if not available:
-        raise BadImage("codec missing", f"{syntax.name}: pip install 'medsynth[dicom]'")
-    if syntax == EXTENDED_JPEG and int(dataset.BitsStored) > 8:
-        raise BadImage("codec missing", f"{syntax.name} of 12 bits: export it in another syntax")
+# What is shown ----------------------------------------------------------------------------------
 
 
-def _to_display(stored: np.ndarray, dataset: Any) -> np.ndarray:
-    kind = str(dataset.PhotometricInterpretation)
-    if kind == "PALETTE COLOR":
-        return _palette(stored, dataset)
-    if stored.ndim == 3:
-        top = 2 ** int(dataset.BitsStored) - 1
-        return np.moveaxis(stored, -1, 0).astype(np.float32) / top
-    if not kind.startswith("MONOCHROME"):
-        raise BadImage("wrong channels", "one channel that is neither grey nor a palette")
-    return _grey(stored, dataset)
+def _display(dataset: Any, frame: int, options: ReadOptions) -> np.ndarray:
+    from .dicom_codecs import unpack
+    from .dicom_colour import palette_colours, true_colours
+    from .dicom_grey import to_brightness
 
-
-def _palette(stored: np.ndarray, dataset: Any) -> np.ndarray:
-    from pydicom.pixels import apply_color_lut
-
-    colours = apply_color_lut(stored, dataset)[..., :3]
-    return np.moveaxis(colours, -1, 0).astype(np.float32) / np.iinfo(colours.dtype).max
-
-
-def _grey(stored: np.ndarray, dataset: Any) -> np.ndarray:
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
-
-    values = apply_voi_lut(apply_modality_lut(stored, dataset), dataset)
-    black, white = _declared_range(dataset)
-    image = np.clip((values.astype(np.float64) - black) / (white - black), 0, 1)[None]
-    if not _has_window(dataset) and BLANK < np.ptp(image) < NARROW:
-        raise BadImage(
-            "undeclared range", f"no window, and under {NARROW:.0%} of the range is used"
-        )
-    return (1 - image if _is_inverted(dataset) else image).astype(np.float32)
-
-
-def _declared_range(dataset: Any) -> tuple[float, float]:
-    """Return which values are black and white after the VOI step, as the header declares them."""
-    if dataset.get("VOILUTSequence"):  # it wins over a window, as in pydicom
-        return 0.0, 2.0 ** _lut_bits(dataset.VOILUTSequence[0]) - 1
-    if dataset.get("ModalityLUTSequence"):
-        return 0.0, 2.0 ** _lut_bits(dataset.ModalityLUTSequence[0]) - 1
-    bits, signed = int(dataset.BitsStored), int(dataset.PixelRepresentation) == 1
-    low = -(2.0 ** (bits - 1)) if signed else 0.0
-    ends = np.array([low, low + 2.0**bits - 1])
-    ends = ends * _number(dataset, "RescaleSlope", 1) + _number(dataset, "RescaleIntercept", 0)
-    if not _has_window(dataset):  # a window maps low to the first end, else order counts
-        ends.sort()
-    return float(ends[0]), float(ends[1])
-
-
-def _has_window(dataset: Any) -> bool:
-    window = (dataset.get("WindowCenter"), dataset.get("WindowWidth"))
-    return None not in window or bool(dataset.get("VOILUTSequence"))
-
-
-def _number(dataset: Any, name: str, default: float) -> float:
-    value = dataset.get(name)
-    return default if value is None else float(value)
-
-
-def _lut_bits(item: Any) -> int:
-    return int(item.LUTDescriptor[2])
-
-
-def _is_inverted(dataset: Any) -> bool:
-    """True where stored white is shown black; MONOCHROME1 and INVERSE say the same thing, once."""
-    inverse = str(dataset.get("PresentationLUTShape", "")).upper() == "INVERSE"
-    return inverse or dataset.PhotometricInterpretation == "MONOCHROME1"
+    stored, kind = unpack(dataset, frame)
+    if kind == "RGB" and stored.ndim == 3:
+        return true_colours(stored, dataset)
+    if kind == "PALETTE COLOR" and stored.ndim == 2:
+        return palette_colours(stored, dataset)
+    if kind in ("MONOCHROME1", "MONOCHROME2") and stored.ndim == 2:
+        return to_brightness(stored, dataset, frame=frame, window=options.window)
+    raise BadImage("wrong channels", "neither grey, nor RGB, YBR or a palette")

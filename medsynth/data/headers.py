@@ -32,7 +32,7 @@ def peek(path: Path) -> Header | None:
 
 
 def _peek_dicom(path: Path) -> Header | None:
-    from .dicom import read_facts
+    from .dicom_facts import read_facts
 
     if not is_dicom(path):
         return None

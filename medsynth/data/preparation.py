@@ -84,6 +84,7 @@ def _options(protocol: Protocol, entry: Entry) -> ReadOptions:
         frame=data.frame if entry.member is None else entry.member,
         window=data.window,
         for_processing=data.for_processing,
+        burned_in=protocol.deidentify.declared_text == "screen",
     )
 
 
@@ -134,7 +135,7 @@ def _has_tissue(tile: np.ndarray) -> bool:
 def _patient(path: Path, entry: Entry) -> str | None:
     """The table's word for the patient, else a DICOM file's own."""
     if entry.patient is None and is_dicom(path):
-        from .dicom import read_facts
+        from .dicom_facts import read_facts
 
         return read_facts(path).patient
     return entry.patient

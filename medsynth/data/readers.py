@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .badimage import BLANK, BadImage, check_size, silence
+from .dicom import begins_as_dicom, read_dicom
 from .options import ReadOptions
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
@@ -66,9 +67,9 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def is_dicom(path: Path) -> bool:
-    """Return True if a file begins as DICOM files do: 128 bytes of anything, then DICM."""
+    """Return True if a file begins as DICOM files do, with or without their preamble."""
     with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        return begins_as_dicom(file.read(132))
 
 
 def _head(path: Path) -> bytes:
@@ -83,9 +84,7 @@ def _head(path: Path) -> bytes:
 
 
 def _decoder(head: bytes) -> Callable[[Path, ReadOptions], np.ndarray]:
-    if head[128:] == b"DICM":  # first, for DICOM's preamble may make the file a TIFF as well
-        from .dicom import read_dicom
-
+    if begins_as_dicom(head):  # first, for DICOM's preamble may make the file a TIFF as well
         return read_dicom
     if head.startswith((PNG, JPEG)):
         return _read_png if head.startswith(PNG) else _read_jpeg

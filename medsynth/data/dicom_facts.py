@@ -1,0 +1,149 @@
+"""What may leave a DICOM header: a closed list, read after the confidentiality profile was applied.
+
+Only PatientID and its issuer are read before that, for the pseudonym that a patient becomes. Labels
+are code strings by the list below, an age is a band of ten years, and what does not look as its
+kind must look is dropped: nobody's free text can get through.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ProtocolError
+from ..protocol import Deidentify
+from .badimage import BadImage, silence
+from .dicom import open_dicom
+
+if TYPE_CHECKING:
+    from .confidentiality import Audit
+
+LABEL_KEYWORDS = {  # what data.label_columns may name where images come without a table
+    "Modality": "how it was acquired: CR, DX, OP, MG ...",
+    "BodyPartExamined": "CHEST, BREAST, EYE ...",
+    "ViewPosition": "PA, AP, LL ...",
+    "Laterality": "L, R, B or U, of the image or else of the series",
+    "PatientSex": "M, F or O; patient characteristics must be retained",
+    "PatientAge": "a band of ten years, 90+ the last; patient characteristics must be retained",
+}
+CHARACTERISTICS = ("PatientSex", "PatientAge")
+RETAIN = "patient characteristics"
+CODE = re.compile(r"[A-Z0-9_ ]{1,16}")  # DICOM's code string, PS3.5 6.2
+AGE = re.compile(r"(\d{3})([DWMY])")
+OLDEST_BAND = 90
+SIDES, SEXES = ("L", "R", "B", "U"), ("M", "F", "O")
+
+
+@dataclass(frozen=True)
+class DicomFacts:
+    """What the closed list lets out of a header; `patient` is raw and must become a pseudonym.
+
+    `labels` are those of LABEL_KEYWORDS that the header knows. `audit` counts what the profile took
+    out of the header, and holds no value.
+    """
+
+    patient: str | None
+    modality: str
+    height: int
+    width: int
+    bits: int
+    grey: bool
+    labels: Mapping[str, str] = field(default_factory=dict)
+    audit: Audit | None = None
+
+
+def read_facts(path: Path, settings: Deidentify | None = None) -> DicomFacts:
+    """Read what may be known of a file without touching its pixels.
+
+    `settings` say what the profile retains; None retains nothing. Raises BadImage on a damaged
+    header, or where the profile can't be applied to it.
+    """
+    from .confidentiality import apply
+
+    with silence():
+        try:
+            header = open_dicom(path, pixels=False)
+            confidential, audit = apply(header, settings or Deidentify())
+            return _facts(confidential, patient_key(header), audit)
+        except BadImage:
+            raise
+        except Exception as error:  # a damaged header may raise anything, and quote what it holds
+            raise BadImage("truncated or damaged", f"header ({type(error).__name__})") from None
+
+
+def patient_key(header: Any) -> str | None:
+    """Return the raw word for a patient: PatientID, with its issuer where the header names one.
+
+    A number is unique only within its issuer. A known doubt: a patient of whose files only some
+    name an issuer counts as two.
+    """
+    number = str(header.get("PatientID") or "").strip()
+    issuer = str(header.get("IssuerOfPatientID") or "").strip()
+    return (f"{issuer}\x1f{number}" if issuer else number) if number else None
+
+
+def check_labels(columns: Sequence[str], settings: Deidentify) -> None:
+    """Check at the start that DICOM headers may give the labels that a protocol asks them for.
+
+    Raises ProtocolError with all faults, and the knob that would mend them.
+    """
+    unknown = [name for name in columns if name not in LABEL_KEYWORDS]
+    faults = []
+    if unknown:
+        faults.append(
+            f"data.label_columns asks for {', '.join(unknown)}; without a table, DICOM headers "
+            f"give {', '.join(LABEL_KEYWORDS)}"
+        )
+    identifying = [name for name in columns if name in CHARACTERISTICS]
+    if identifying and RETAIN not in settings.retain:
+        faults.append(
+            f"data.label_columns asks for {' and '.join(identifying)}, which the confidentiality "
+            f"profile takes out: deidentify.retain must name {RETAIN!r}"
+        )
+    if faults:
+        raise ProtocolError("the protocol", faults)
+
+
+def _facts(header: Any, patient: str | None, audit: Audit) -> DicomFacts:
+    return DicomFacts(
+        patient=patient,
+        modality=_code(header.get("Modality")),
+        height=int(header.get("Rows") or 0),
+        width=int(header.get("Columns") or 0),
+        bits=int(header.get("BitsStored") or 0),
+        grey=str(header.get("PhotometricInterpretation") or "").startswith("MONO"),
+        labels=_labels(header),
+        audit=audit,
+    )
+
+
+def _labels(header: Any) -> dict[str, str]:
+    side = _code(header.get("ImageLaterality")) or _code(header.get("Laterality"))
+    sex = _code(header.get("PatientSex"))
+    labels = {
+        "Modality": _code(header.get("Modality")),
+        "BodyPartExamined": _code(header.get("BodyPartExamined")),
+        "ViewPosition": _code(header.get("ViewPosition")),
+        "Laterality": side if side in SIDES else "",
+        "PatientSex": sex if sex in SEXES else "",
+        "PatientAge": _band(str(header.get("PatientAge") or "")),
+    }
+    return {name: value for name, value in labels.items() if value}
+
+
+def _code(value: Any) -> str:
+    text = str(value or "").strip()
+    return text if CODE.fullmatch(text) else ""
+
+
+def _band(age: str) -> str:
+    """Return "045Y" as "40-49"; days, weeks and months are years first."""
+    found = AGE.fullmatch(age.strip())
+    if not found:
+        return ""
+    years = int(found[1]) // {"D": 365, "W": 52, "M": 12, "Y": 1}[found[2]]
+    low = years // 10 * 10
+    return f"{OLDEST_BAND}+" if low >= OLDEST_BAND else f"{low}-{low + 9}"
