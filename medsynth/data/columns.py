@@ -6,25 +6,32 @@ import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
-from .layouts.tables import read_table
+from .layouts.folder import Folder
+from .layouts.tables import TABLES, locate, read_table
+from .layouts.walk import suffix_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLES = 20  # how many tables are looked at
+MOST_TABLES = 20  # how many tables are looked at
+CELLS = 40  # how many cells of a column are tried as paths
 FEWEST, MOST = 2, 50  # distinct values of a column that may be a label
-PATH_NAMES = ("path", "file", "filename", "file_name", "image", "image_path", "image_index")
+PATH_NAMES = ("path", "file", "filename", "file_name", "image", "image_path", "image_index",
+              "image_id", "image_name", "img", "id_code")  # fmt: skip
+ITSELF = "{}"
 PATIENT_NAME = re.compile(r"^(patient|subject|person|case)?_?(id|number|no|nr)?$|^(mrn|pid)$")
 IDENTIFYING = re.compile(r"name|birth|dob|date|time|mrn|address|phone|e?mail|uid|(^|_)id$")
 
 
 @dataclass(frozen=True)
 class TableGuess:
-    """What a table's columns may be; `path_column` is None where no column names files."""
+    """What a table's columns may be; `path_column` is None where no column names files.
+
+    `path_format` is what makes its cells paths, "{}" where they are.
+    """
 
     path: str
     rows: int
@@ -32,37 +39,62 @@ class TableGuess:
     path_column: str | None
     patient_column: str | None
     label_columns: tuple[str, ...]
+    path_format: str = ITSELF
 
 
-def read_tables(raw: Path, files: list[str], wanted: str) -> Iterator[tuple[str, pd.DataFrame]]:
+def read_tables(folder: Folder, wanted: str) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield tables, those of the wanted name first; one that can't be read is left out."""
-    names = [path for path in files if path.lower().endswith(".csv")]
+    names = [path for path in folder.files if suffix_of(path) in TABLES]
     names.sort(key=lambda path: (posixpath.basename(path) != wanted, path))
-    for name in names[:TABLES]:
+    for name in names[:MOST_TABLES]:
         try:
-            yield name, read_table(raw / name)
+            yield name, read_table(folder.raw / name)
         except DataError:
             continue
 
 
-def guess_columns(raw: Path, name: str, table: pd.DataFrame) -> TableGuess:
+def guess_columns(folder: Folder, name: str, table: pd.DataFrame) -> TableGuess:
     """Guess a table's path, patient and label columns from their names and from what they hold."""
-    folder = (raw / name).parent
-    paths = [column for column in table.columns if _names_files(folder, table[column])]
-    paths.sort(key=lambda column: _plain(column) not in PATH_NAMES)
+    forms = {c: _path_format(folder, posixpath.dirname(name), table[c]) for c in table.columns}
+    paths = [column for column, form in forms.items() if form]
+    paths.sort(key=lambda column: (forms[column] != ITSELF, _plain(column) not in PATH_NAMES))
     patient = next((c for c in table.columns if c not in paths and _may_be_patient(c)), None)
     labels = tuple(
         column
         for column in table.columns
         if column not in (*paths, patient) and _may_be_label(table, column, patient)
     )
-    columns = tuple(table.columns)
-    return TableGuess(name, len(table), columns, paths[0] if paths else None, patient, labels)
+    path, columns = (paths[0] if paths else None), tuple(table.columns)
+    form = forms[path] if path else ITSELF
+    return TableGuess(name, len(table), columns, path, patient, labels, form)
 
 
-def _names_files(folder: Path, cells: pd.Series) -> bool:
-    some = [cell for cell in spread(list(cells), 40) if cell]
-    return bool(some) and sum((folder / cell).is_file() for cell in some) > len(some) / 2
+def _path_format(folder: Folder, base: str, cells: pd.Series) -> str:
+    """What makes most of a column's cells paths of files that are there, "" where nothing does."""
+    some = [cell for cell in spread(list(cells), CELLS) if cell]
+    forms = [ITSELF, *dict.fromkeys(f for cell in some[:3] for f in _forms(folder, base, cell))]
+    if 2 * len(set(some)) <= len(some):  # a grade from 1 to 4 is no name of four files
+        forms = [ITSELF]
+    for form in forms:
+        if some and 2 * sum(_is_there(folder, base, cell, form) for cell in some) > len(some):
+            return form
+    return ""
+
+
+def _forms(folder: Folder, base: str, cell: str) -> Iterator[str]:
+    """The forms that would lead from a cell with a file's name, with or without its ending."""
+    name = posixpath.basename(cell.replace("\\", "/"))
+    near = f"{base}/" if base else ""
+    for path in (*folder.by_name.get(name, ()), *folder.by_stem.get(name, ())):
+        if path.startswith(near) and name == cell:
+            ending = "" if posixpath.basename(path) == name else suffix_of(path)
+            yield posixpath.join(posixpath.dirname(path.removeprefix(near)), f"{{}}{ending}")
+            if ending:
+                yield posixpath.join(posixpath.dirname(path.removeprefix(near)), "{}.*")
+
+
+def _is_there(folder: Folder, base: str, cell: str, form: str) -> bool:
+    return locate(folder, base, cell, form) in folder.existing
 
 
 def _plain(column: str) -> str:

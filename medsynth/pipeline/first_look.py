@@ -17,13 +17,13 @@ def init(raw: Path, output: Path) -> list[str]:
 
     Raises StageError where the protocol file is there already: nothing a person wrote is lost.
     """
-    from ..data import survey
+    from ..data import draft, survey
 
     if output.exists():
         raise StageError(f"{output.name} is there already: choose another name with -o")
     seen = survey.survey(raw)
     recipe = YAML(typ="safe").load(protocol.shipped(seen.domain).read_text())
-    write_text(output, survey.draft_protocol(seen, name=_short_name(raw), base=recipe))
+    write_text(output, draft.draft_protocol(seen, name=_short_name(raw), base=recipe))
     return seen.sentences()
 
 

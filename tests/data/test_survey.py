@@ -8,10 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from public_sets import WRITERS, put
 
 from medsynth.data import phantoms
-from medsynth.data.survey import draft_protocol, survey
+from medsynth.data.draft import draft_protocol
+from medsynth.data.layouts import find_images, named
+from medsynth.data.layouts.listing import is_kept
+from medsynth.data.survey import survey
 from medsynth.errors import DataError, ProtocolError
+from medsynth.pipeline.first_look import init
 from medsynth.protocol import load, parse
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -32,10 +37,11 @@ def decided(draft):
 @pytest.mark.parametrize("domain", phantoms.NAMES)
 def test_it_says_what_is_there_and_guesses_the_domain(tmp_path, domain):
     seen = survey(folder(tmp_path, domain, formats=("png", "dicom")))
-    assert (seen.images, seen.headers, seen.unreadable) == (12, 12, 0)
-    assert seen.formats == {"PNG": 6, "DICOM": 6}
-    assert (seen.height_px, seen.width_px, seen.bits) == ((96, 96, 96), (96, 96, 96), (8,))
-    assert (seen.patients, seen.patients_from) == (6, "tables")
+    assert (len(seen.found.entries), seen.look.headers, seen.look.unreadable) == (12, 12, 0)
+    assert seen.look.formats == {"PNG": 6, "DICOM": 6}
+    assert (seen.look.height_px, seen.look.width_px) == ((96, 96, 96), (96, 96, 96))
+    assert seen.look.bits == (8,)
+    assert (seen.patients, seen.found.patients_from) == (6, "the tables")
     assert seen.domain == domain
     text = "\n".join(seen.sentences())
     assert "A guess" in text
@@ -62,7 +68,7 @@ def test_a_value_for_each_patient_is_no_label(tmp_path):
     lines = (raw / "labels.csv").read_text().splitlines()
     rows = [lines[0] + ",nickname_of", *(line + "," + line.split(",")[1] for line in lines[1:])]
     (raw / "labels.csv").write_text("\n".join(rows) + "\n")
-    assert "nickname_of" not in survey(raw).labels
+    assert "nickname_of" not in survey(raw).found.labels
 
 
 def test_without_a_table_folders_are_labels_and_patients_are_unknown(tmp_path):
@@ -72,7 +78,7 @@ def test_without_a_table_folders_are_labels_and_patients_are_unknown(tmp_path):
     for path in sorted((raw / "images").iterdir())[:5]:
         path.rename(raw / "other" / path.name)
     seen = survey(raw)
-    assert seen.labels == {"label": {"images": 7, "other": 5}}
+    assert seen.found.labels == {"label": {"images": 7, "other": 5}}
     assert seen.patients is None
     assert any("No patient is known" in line for line in seen.sentences())
     assert parse(decided(draft_protocol(seen, "x"))).data.patient_column is None
@@ -82,24 +88,24 @@ def test_files_that_no_table_names_are_counted_and_not_looked_at(tmp_path):
     raw = folder(tmp_path, "chest_xray")
     Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(raw / "images" / "logo.png")
     seen = survey(raw)
-    assert (seen.images, seen.unlisted, seen.domain) == (12, 1, "chest_xray")
-    assert seen.width_px == (96, 96, 96)
+    assert (len(seen.found.entries), seen.found.unlisted) == (12, 1)
+    assert (seen.domain, seen.look.width_px) == ("chest_xray", (96, 96, 96))
 
 
 def test_damaged_files_are_counted(tmp_path):
     seen = survey(folder(tmp_path, bad_files=3))
-    assert seen.unreadable == 2  # the truncated one has a header; empty and text have none
+    assert seen.look.unreadable == 2  # the truncated one has a header; empty and text have none
 
 
 def test_no_patient_is_named(tmp_path):
     raw = folder(tmp_path, "chest_xray", formats=("dicom",))
     (raw / "labels.csv").unlink()
     seen = survey(raw)
-    assert (seen.patients, seen.patients_from) == (12, "DICOM headers")
+    assert (seen.patients, seen.found.patients) == (12, None)
     text = "\n".join([*seen.sentences(), draft_protocol(seen, "x"), repr(seen)])
     assert "MRN" not in text
     assert "Phantom" not in text
-    assert seen.modalities == {"CR": 12}
+    assert seen.look.modalities == {"CR": 12}
 
 
 def test_the_draft_waits_for_a_gate_and_loads_once_a_person_decided(tmp_path):
@@ -136,6 +142,93 @@ def test_strange_words_in_a_table_stay_words_in_the_draft(tmp_path):
     assert 'no: "#yes"' in loaded.data.label_columns
 
 
+# Public data sets and other tables --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_public_set_is_named_and_its_draft_lists_it_once_a_person_decided(tmp_path, name):
+    raw = tmp_path / name
+    raw.mkdir()
+    entries = WRITERS[name](raw)
+    said = init(raw, tmp_path / "protocol.yaml")
+    layout = named.layout(name)
+    assert said[0] == f"{name}/ is {layout.title} (data.layout: {name})."
+    assert set(layout.limits) <= set(said)
+    assert any("No patient is known" in line for line in said) == (not any(
+        entry.patient for entry in entries
+    ))  # fmt: skip
+    draft = (tmp_path / "protocol.yaml").read_text()
+    assert max(map(len, draft.splitlines())) <= 160
+    study = parse(decided(draft))
+    listing = find_images(raw, study.data)
+    kept = [e for e in entries if is_kept(e.labels, study.data.keep)]
+    assert {(e.path, e.member) for e in listing.entries} == {(e.path, e.member) for e in kept}
+    assert listing.layout == name
+    assert all(entry.labels.keys() <= set(study.data.label_columns) for entry in listing.entries)
+
+
+def test_a_person_s_own_table_goes_before_a_public_set(tmp_path):
+    WRITERS["hrf"](tmp_path)
+    rows = ["path,patient_id", *(f"images/01_{c}.jpg,{c}" for c in "gh")]
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+    seen = survey(tmp_path)
+    assert seen.found.layout is None
+    assert (len(seen.found.entries), seen.patients) == (2, 2)
+
+
+def test_two_public_sets_in_one_folder_are_not_guessed_between(tmp_path):
+    for name in ("nih_chestxray14", "rsna_pneumonia"):
+        (tmp_path / name).mkdir()
+        WRITERS[name](tmp_path / name)
+    with pytest.raises(DataError, match="looks like NIH ChestX-ray14 and RSNA"):
+        survey(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cases.csv", "cases.tsv", "cases.xlsx", "cases.parquet"])
+def test_any_table_is_mapped_by_its_names_and_bare_file_names_by_a_format(tmp_path, name):
+    rows = [["Image", "Case No", "grade"]]
+    rows += [[f"{n:03d}", f"C{n // 2}", ["mild", "severe"][n % 3 == 0]] for n in range(8)]
+    put(tmp_path, "fundus", *(f"scans/{row[0]}.jpg" for row in rows[1:]))
+    write_table(tmp_path / name, rows)
+    draft = draft_protocol(survey(tmp_path), "x")
+    study = parse(decided(draft))
+    assert (study.data.tables, study.data.path_column) == (name, "Image")
+    assert study.data.path_format == "scans/{}.jpg"
+    listing = find_images(tmp_path, study.data)
+    assert [(e.path, e.patient, e.labels["grade"]) for e in listing.entries] == [
+        (f"scans/{image}.jpg", case, grade) for image, case, grade in rows[1:]
+    ]
+
+
+def write_table(path, rows):
+    import pandas as pd
+
+    frame = pd.DataFrame(rows[1:], columns=rows[0])
+    writers = {
+        ".csv": lambda: frame.to_csv(path, index=False),
+        ".tsv": lambda: frame.to_csv(path, index=False, sep="\t"),
+        ".xlsx": lambda: frame.to_excel(path, index=False),
+        ".parquet": lambda: frame.to_parquet(path),
+    }
+    writers[path.suffix]()
+
+
+def test_what_ingest_would_stop_at_is_said(tmp_path):
+    raw = folder(tmp_path, "chest_xray")
+    lines = (raw / "labels.csv").read_text().splitlines()
+    (raw / "labels.csv").write_text("\n".join([*lines, lines[1]]) + "\n")
+    text = "\n".join(survey(raw).sentences())
+    assert "As they are, ingest would stop: the tables have 1 fault" in text
+    assert "is listed twice" in text
+
+
+def test_small_images_get_a_smaller_size_and_no_tiles(tmp_path):
+    put(tmp_path, "tissue", "a/1.png", "a/2.png", "b/3.png")
+    base = {"image": {"size_px": 256, "tile_px": 250}}
+    image = parse(decided(draft_protocol(survey(tmp_path), "x", base))).image
+    assert (image.size_px, image.tile_px) == (64, None)  # of 48 px
+
+
 def test_a_folder_without_images_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no image in"):
         survey(tmp_path)
@@ -155,5 +248,5 @@ def test_a_folder_without_images_is_an_error(tmp_path):
 )
 def test_real_folders_are_recognised(name, domain, images, patients):
     seen = survey(REAL / name)
-    assert (seen.domain, seen.images, seen.patients) == (domain, images, patients)
+    assert (seen.domain, len(seen.found.entries), seen.patients) == (domain, images, patients)
     assert parse(decided(draft_protocol(seen, "x"))).domain == domain

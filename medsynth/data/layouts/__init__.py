@@ -51,8 +51,7 @@ def _counted(folder: Folder, found: Listing, dropped: set[str], data: Data) -> L
     if not found.entries:
         raise DataError(_nothing(folder, data, dropped))
     entries = sorted(found.entries, key=lambda entry: (entry.path, entry.member or 0))
-    listed = {entry.path for entry in entries}
-    unlisted = len(set(folder.images) - listed - dropped)
+    unlisted = folder.unlisted({entry.path for entry in entries} | dropped)
     return replace(found, entries=tuple(entries), unlisted=unlisted)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import DataError
-from .walk import is_image_name, stem_of, suffix_of, walk
+from .walk import ARRAYS, is_image_name, stem_of, suffix_of, walk
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +44,10 @@ class Folder:
     def images(self) -> tuple[str, ...]:
         """All files that are images by their names, or by their content where DICOM has none."""
         return tuple(path for path in self.files if is_image_name(self.raw, path))
+
+    def unlisted(self, listed: Collection[str]) -> int:
+        """Count the image files that are not listed; arrays may as well hold labels."""
+        return sum(p not in listed and suffix_of(p) not in ARRAYS for p in self.images)
 
     @cached_property
     def by_name(self) -> dict[str, list[str]]:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from ...errors import DataError
 from ...protocol import Data
+from ..dicom_facts import LABEL_KEYWORDS
 from ..readers import is_dicom
 from .folder import Folder
 from .listing import Entry, chosen_labels, is_kept
-from .walk import RASTERS, suffix_of
+from .members import expand, without_parts
+from .walk import ARRAYS, RASTERS, SLIDES, VOLUMES, suffix_of
 
 FOLDER_ATTRIBUTE = "label"
 MOST_FOLDERS = 50  # more folders than this are patients or dates, not labels
@@ -23,7 +25,8 @@ def list_from_folders(folder: Folder, data: Data) -> tuple[list[Entry], set[str]
     and series. Raises DataError where labels are asked for that only a table could give, or where
     the folders can't be labels.
     """
-    labels = {path: folder_label(folder.raw, path) for path in folder.images}
+    images = without_parts(folder.raw, folder.images)
+    labels = {path: folder_label(folder.raw, path) for path in images}
     _check_asked(folder, data)
     if len(set(labels.values())) > MOST_FOLDERS:
         raise DataError(
@@ -33,9 +36,9 @@ def list_from_folders(folder: Folder, data: Data) -> tuple[list[Entry], set[str]
         )
     known = {path: {FOLDER_ATTRIBUTE: label} if label else {} for path, label in labels.items()}
     kept = [path for path, values in known.items() if is_kept(values, data.keep)]
-    renamed = data.model_copy(update={"label_columns": (FOLDER_ATTRIBUTE,)})
-    entries = [Entry(path, labels=chosen_labels(known[path], renamed)) for path in kept]
-    return entries, set(known) - set(kept)
+    asked = data.model_copy(update={"label_columns": data.label_columns or (FOLDER_ATTRIBUTE,)})
+    entries = [Entry(path, labels=chosen_labels(known[path], asked)) for path in kept]
+    return list(expand(folder.raw, entries, data)), set(folder.images) - set(kept)
 
 
 def folder_label(raw: Path, path: str) -> str:
@@ -46,15 +49,23 @@ def folder_label(raw: Path, path: str) -> str:
 
 
 def _check_asked(folder: Folder, data: Data) -> None:
+    """Labels come from the folders, or from the headers of DICOM files when they are read."""
+    dicom = any(_may_be_dicom(path) for path in folder.images)
+    headers = tuple(LABEL_KEYWORDS) if dicom else ()
     knobs = {
-        "data.label_columns": data.label_columns,
-        "data.keep": data.keep,
-        "data.rename": data.rename,
+        "data.label_columns": (data.label_columns, headers),
+        "data.keep": (data.keep, ()),
+        "data.rename": (data.rename, headers),
     }
-    for knob, names in knobs.items():
-        if unknown := [name for name in names if name != FOLDER_ATTRIBUTE]:
+    for knob, (names, more) in knobs.items():
+        if unknown := [name for name in names if name not in (FOLDER_ATTRIBUTE, *more)]:
+            also = f", or of DICOM files {', '.join(more)}" if more else ""
             raise DataError(
                 f"{knob} asks for {', '.join(unknown)}, but there is no table {data.tables} in "
-                f"{folder.raw.name}/; without one the only label is {FOLDER_ATTRIBUTE!r}, the "
-                f"image's folder"
+                f"{folder.raw.name}/; without one it may name {FOLDER_ATTRIBUTE!r}, the image's "
+                f"folder{also}"
             )
+
+
+def _may_be_dicom(path: str) -> bool:
+    return suffix_of(path) not in (*RASTERS, *VOLUMES, *ARRAYS, *SLIDES)

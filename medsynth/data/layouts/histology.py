@@ -181,7 +181,7 @@ PATCH_CAMELYON = Layout(
     read=_read_pcam,
     attributes=("tumour",),
     propose=("tumour",),
-    patients="the slide in the _meta.csv beside each file; not known without it",
+    patients="the slide in the _meta.csv beside each file",
     caveats=(
         "PatchCamelyon names slides and no patients: a slide counts as a patient, and nothing "
         "where the _meta.csv tables are absent.",

@@ -92,7 +92,7 @@ def _named(flag: Flag, label: np.ndarray) -> dict[str, str]:
 
 MEDMNIST = Layout(
     name="medmnist",
-    title="MedMNIST: " + ", ".join(FLAGS),
+    title="MedMNIST",
     domain=_domain,
     detect=lambda folder: bool(_files(folder)),
     read=_read,
@@ -100,8 +100,8 @@ MEDMNIST = Layout(
     propose=("diagnosis", "retinopathy", "tissue", "pneumothorax", "effusion"),
     caveats=("MedMNIST names no patients, and several images of one person stand in its files.",),
     notes=(
+        f"The sets that medsynth has a domain for are {', '.join(FLAGS)}, of any size.",
         "Its training, validation and test parts are put together: medsynth divides anew.",
-        "It names no licence for what is made from it: each set has its own.",
     ),
     source="Yang et al., MedMNIST v2, Sci Data 2023, doi 10.1038/s41597-022-01721-8",
     licence="CC BY 4.0",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +15,8 @@ from ...errors import DataError
 from ...protocol import Data
 from .folder import Folder
 from .listing import Entry, asked_in_vain, chosen_labels, is_kept, say_faults
-from .walk import stem_of, suffix_of
+from .members import expand
+from .walk import SUFFIXES, stem_of, suffix_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 TEXTS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 TABLES = (*TEXTS, ".parquet", ".xlsx")
 ANY_SUFFIX = ".*"
+MOST_SHOWN = 30
 
 
 # Reading ----------------------------------------------------------------------------------------
@@ -61,6 +63,16 @@ def rows_of(table: pd.DataFrame) -> Iterator[dict[str, str]]:
     names = list(table.columns)
     for cells in table.itertuples(index=False, name=None):
         yield dict(zip(names, cells, strict=True))
+
+
+def say_columns(names: Sequence[str]) -> str:
+    """Return a table's column names for people, unless they are a row of data.
+
+    A table without names has a patient where a name should be, and that is not for a message.
+    """
+    if any(name.isdigit() or suffix_of(name) in SUFFIXES for name in names):
+        return "its first row looks like data and not like column names"
+    return f"it has {', '.join(names[:MOST_SHOWN])}{' and more' if len(names) > MOST_SHOWN else ''}"
 
 
 def read_header(path: Path) -> tuple[str, ...]:
@@ -189,7 +201,7 @@ def list_from_tables(folder: Folder, tables: list[str], data: Data) -> tuple[lis
         for entry in said.entries.values()
         if entry.path not in said.dropped
     ]
-    return kept, said.dropped
+    return list(expand(folder.raw, kept, data)), said.dropped
 
 
 def _rows(
@@ -199,14 +211,13 @@ def _rows(
     absent = [column for column in needed if column not in table.columns]
     if absent:
         said.faults.append(
-            f"{name}: no column {' and '.join(map(repr, absent))}; "
-            f"it has {', '.join(table.columns)}"
+            f"{name}: no column {' and '.join(map(repr, absent))}; {say_columns(table.columns)}"
         )
         return
     keep = {column: data.keep[column] for column in data.keep if column in table.columns}
     wanted = [column for column in data.label_columns if column in table.columns]
     for line, row in enumerate(rows_of(table), start=2):
-        path = _locate(folder, posixpath.dirname(name), row[data.path_column], data.path_format)
+        path = locate(folder, posixpath.dirname(name), row[data.path_column], data.path_format)
         if path is None:
             said.faults.append(f"{name} line {line}: the path is empty or leads out of the folder")
             continue
@@ -218,7 +229,7 @@ def _rows(
         yield Entry(path, patient or None, labels)
 
 
-def _locate(folder: Folder, base: str, cell: str, form: str) -> str | None:
+def locate(folder: Folder, base: str, cell: str, form: str) -> str | None:
     """Return the path that a cell stands for, None where it is empty or leads out of the folder.
 
     A form that ends in ".*" takes the ending of the image that is there.
