@@ -114,10 +114,18 @@ def test_labels_that_a_set_does_not_have_are_named_with_those_it_has(tmp_path):
     WRITERS["rsna_pneumonia"](tmp_path)
     data = Data(layout="rsna_pneumonia", label_columns=("Edema",), keep={"sex": ("female",)},
                 rename={"age": {"a": "b"}})  # fmt: skip
-    with pytest.raises(DataError, match="rsna_pneumonia has opacity, class; 3 faults") as caught:
+    with pytest.raises(DataError, match=r"rsna_pneumonia has opacity, class, .*3 faults") as caught:
         find_images(tmp_path, data)
     for part in ("'Edema' that data.label_columns", "'sex' that data.keep", "words for 'age'"):
         assert part in str(caught.value)
+
+
+def test_a_set_s_dicom_headers_may_give_labels_too(tmp_path):
+    WRITERS["rsna_pneumonia"](tmp_path)
+    data = Data(layout="rsna_pneumonia", label_columns=("opacity", "ViewPosition"))
+    assert [e.labels.keys() for e in find_images(tmp_path, data).entries] == [{"opacity"}] * 2
+    with pytest.raises(DataError, match=r"'ViewPosition' that data\.keep"):
+        find_images(tmp_path, Data(layout="rsna_pneumonia", keep={"ViewPosition": ("PA",)}))
 
 
 def test_a_part_of_a_set_will_do_and_what_is_not_there_is_counted(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Iterable
 from pathlib import Path
 
 from ...errors import DataError
@@ -50,8 +51,7 @@ def folder_label(raw: Path, path: str) -> str:
 
 def _check_asked(folder: Folder, data: Data) -> None:
     """Labels come from the folders, or from the headers of DICOM files when they are read."""
-    dicom = any(_may_be_dicom(path) for path in folder.images)
-    headers = tuple(LABEL_KEYWORDS) if dicom else ()
+    headers = label_keywords(folder.images)
     knobs = {
         "data.label_columns": (data.label_columns, headers),
         "data.keep": (data.keep, ()),
@@ -67,5 +67,7 @@ def _check_asked(folder: Folder, data: Data) -> None:
             )
 
 
-def _may_be_dicom(path: str) -> bool:
-    return suffix_of(path) not in (*RASTERS, *VOLUMES, *ARRAYS, *SLIDES)
+def label_keywords(paths: Iterable[str]) -> tuple[str, ...]:
+    """Return the labels that DICOM headers may give, none where no path may be a DICOM file's."""
+    others = (*RASTERS, *VOLUMES, *ARRAYS, *SLIDES)
+    return tuple(LABEL_KEYWORDS) if any(suffix_of(path) not in others for path in paths) else ()

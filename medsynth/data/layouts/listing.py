@@ -66,15 +66,18 @@ def chosen_labels(values: Mapping[str, str], data: Data) -> dict[str, str]:
     return {name: value for name, value in said.items() if value}
 
 
-def asked_in_vain(data: Data, known: Collection[str], lacks: str) -> Iterator[str]:
+def asked_in_vain(
+    data: Data, known: Collection[str], lacks: str, *, headers: Collection[str] = ()
+) -> Iterator[str]:
     """Yield a fault for each name that a knob asks for and that is not among the known ones.
 
-    `lacks` begins the sentence: "no table has the column".
+    `lacks` begins the sentence: "no table has the column". `headers` are names of labels that
+    come only when the files are read.
     """
-    asked = {"data.label_columns": data.label_columns, "data.keep": data.keep}
-    for knob, names in asked.items():
+    asked = {"data.label_columns": (data.label_columns, headers), "data.keep": (data.keep, ())}
+    for knob, (names, later) in asked.items():
         for name in names:
-            if name not in known:
+            if name not in known and name not in later:
                 yield f"{lacks} {name!r} that {knob} asks for"
     for name in data.rename:
         if name not in data.label_columns:

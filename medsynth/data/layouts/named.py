@@ -6,6 +6,7 @@ from ...errors import DataError
 from ...protocol import Data
 from . import chest_xray, fundus, histology, medmnist
 from .folder import Folder
+from .folders import label_keywords
 from .layout import Layout
 from .listing import Entry, asked_in_vain, chosen_labels, is_kept, say_faults
 
@@ -74,6 +75,8 @@ def list_from_layout(
 
 def _check_asked(one: Layout, entries: list[Entry], data: Data) -> None:
     has = {name: None for entry in entries for name in entry.labels}
-    faults = list(asked_in_vain(data, has, f"{one.name} has no attribute"))
+    headers = label_keywords(entry.path for entry in entries)
+    faults = list(asked_in_vain(data, has, f"{one.name} has no attribute", headers=headers))
     if faults:
-        raise DataError(say_faults(f"{one.name} has {', '.join(has) or 'no labels'};", faults))
+        known = ", ".join([*has, *headers]) or "no labels"
+        raise DataError(say_faults(f"{one.name} has {known};", faults))
