@@ -43,6 +43,7 @@ CHATTY = (
     "rle",
     "jpeg_ls",
     "tifffile",
+    "nibabel.global",
     "PIL.Image",
     "PIL.PngImagePlugin",
     "PIL.TiffImagePlugin",

@@ -49,10 +49,16 @@ class Domain:
 
     def prepare(self, size_px: int) -> Compose:
         """Return the MONAI transform of (C, H, W) float32 in [0, 1] to (C, size_px, size_px)."""
-        from monai.transforms import Compose, Lambda, Resize
+        from monai.transforms import Compose
 
-        resize = Resize((size_px, size_px), mode="area")
-        return Compose([*self.crop(), resize, Lambda(_clip)])
+        return Compose([*self.crop(), *fit(size_px)])
+
+
+def fit(size_px: int) -> list:
+    """Return the MONAI transforms that average a cropped image down to (C, size_px, size_px)."""
+    from monai.transforms import Lambda, Resize
+
+    return [Resize((size_px, size_px), mode="area"), Lambda(_clip)]
 
 
 def _clip(image):
