@@ -29,7 +29,9 @@ def palette_colours(stored: np.ndarray, dataset: Any) -> np.ndarray:
     numbers = np.arange(low, high + 1)
     segmented = "SegmentedRedPaletteColorLookupTableData" in dataset
     colours, white = (_expand if segmented else _look_up)(numbers, dataset)
-    return _scaled(colours[np.subtract(stored, low, dtype=np.int32)], white, dataset)
+    channels = _scaled(colours[None], white, dataset)  # (3, 1, numbers)
+    index = np.subtract(stored, low, dtype=np.intp)
+    return np.stack([channel.ravel().take(index, mode="clip") for channel in channels])
 
 
 def _look_up(numbers: np.ndarray, dataset: Any) -> tuple[np.ndarray, int]:

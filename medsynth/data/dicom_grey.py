@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .badimage import BLANK, BadImage
-from .dicom_tables import LONGEST, is_big_endian, is_signed, read_table
+from .dicom_tables import LONGEST, Table, is_big_endian, is_signed, read_table
 
 NARROW = 1 / 16  # an image that fills less of its declared range lacks its window
 Ends = tuple[float, float]
@@ -35,10 +35,11 @@ def to_brightness(
     padding = _padding(values, dataset)
     shown[padding] = 0
     if values is not stored:
-        index = np.subtract(stored, low, dtype=np.int32)
-        shown, padding = shown[index], padding[index] if padding.any() else padding[:0]
+        index = np.subtract(stored, low, dtype=np.intp)
+        shown = shown.take(index, mode="clip")  # nothing is clipped, but nothing is checked either
+        padding = padding.take(index) if padding.any() else None
     if not windowed:
-        _refuse_narrow(shown[~padding] if padding.any() else shown)
+        _refuse_narrow(shown if padding is None else shown[~padding])
     return shown[None]
 
 
@@ -118,12 +119,10 @@ def _padding(values: np.ndarray, dataset: Any) -> np.ndarray:
     value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
     if value is None:
         return np.zeros(values.shape, bool)
-    signed, turn = (
-        int(dataset.get("PixelRepresentation") or 0) == 1,
-        2 ** int(dataset.BitsAllocated),
-    )
     ends = [int(value), int(value if limit is None else limit)]
-    ends = [end - turn if signed and end >= turn // 2 else end for end in ends]  # written as US
+    if is_signed(dataset):  # some write a negative value as if it were unsigned
+        turn = 2 ** int(dataset.BitsAllocated)
+        ends = [end - turn if end >= turn // 2 else end for end in ends]
     return (values >= min(ends)) & (values <= max(ends))
 
 
@@ -133,16 +132,14 @@ def _padding(values: np.ndarray, dataset: Any) -> np.ndarray:
 def _functional_group(dataset: Any, frame: int, name: str) -> Any:
     """Return an item where enhanced objects keep it, of this frame or shared; else the dataset."""
     frames = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    for group in (
-        *frames[frame : frame + 1],
-        *(dataset.get("SharedFunctionalGroupsSequence") or ()),
-    ):
+    shared = dataset.get("SharedFunctionalGroupsSequence") or []
+    for group in (*frames[frame : frame + 1], *shared):
         if group.get(name):
             return group[name][0]
     return dataset
 
 
-def _table(item: Any, dataset: Any, signed: bool):
+def _table(item: Any, dataset: Any, signed: bool) -> Table:
     big = is_big_endian(dataset)
     return read_table(item.LUTData, item.LUTDescriptor, signed=signed, big_endian=big)
 

@@ -248,6 +248,17 @@ def test_padding_is_black_whatever_a_window_would_make_of_it(tmp_path, kind):
     assert image[8:].any()
 
 
+def test_padding_below_zero_is_known_though_written_as_if_unsigned(tmp_path):
+    stored = twelve_bits(2000, -1000, np.int16)
+    stored[:5] = -2000
+    data = header(stored)
+    data.add_new("PixelPaddingValue", "US", 65536 - 2000)
+    data.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    image = read(tmp_path / "a.dcm", window=(-3000, 3000))[0]
+    assert not image[:5].any()
+    assert image[5:].min() > 0.3
+
+
 def test_padding_does_not_make_a_narrow_range_wide(tmp_path):
     stored = twelve_bits(100)
     stored[:5] = 4095
