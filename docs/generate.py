@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from medsynth.data.formats_page import formats_page
 from medsynth.reference import protocol_page
 
 if __name__ == "__main__":
     (Path(__file__).parent / "protocol.md").write_text(protocol_page())
+    (Path(__file__).parent / "formats.md").write_text(formats_page())

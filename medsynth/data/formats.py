@@ -1,0 +1,89 @@
+"""Every file format that is read, for the pages and for `medsynth doctor`.
+
+A file's content decides what it is; its ending only says that it may be an image at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from .layouts.walk import DICOM
+
+
+@dataclass(frozen=True)
+class Format:
+    """One file format: `reader` is the function that reads it, as module.function of this package.
+
+    `read` and `dropped` say what of a file is used and what never leaves it. `needs` are packages
+    beyond those that always come, which `extra` brings.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    reader: str
+    read: str
+    dropped: str
+    needs: tuple[str, ...] = ()
+    extra: str = ""
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The packages that it needs and that are not installed."""
+        return tuple(name for name in self.needs if find_spec(name) is None)
+
+
+FORMATS = (
+    Format(
+        "PNG", (".png",), "raster.read_png",
+        "8 and 16 bits, grey, RGB, palettes; an alpha channel that hides nothing",
+        "text chunks, EXIF, XMP, colour profiles, gamma",
+    ),
+    Format(
+        "JPEG", (".jpg", ".jpeg"), "raster.read_jpeg",
+        "grey and RGB, upright by the EXIF orientation, reduced as it is unpacked where that is "
+        "enough",
+        "all other EXIF, XMP, comments, thumbnails, colour profiles",
+    ),
+    Format(
+        "TIFF", (".tif", ".tiff"), "tiff.read_tiff",
+        "one page, smaller copies of it aside; grey, RGB, palettes, 8 and 16 bits, floats with a "
+        "declared range",
+        "all tags but those that say what pixels are",
+    ),
+    Format(
+        "DICOM", DICOM, "dicom.read_dicom",
+        "one frame of CR, DX, OP, SC and others, through modality and VOI tables over the declared "
+        "range, inverted where the file asks for it; files without an ending too; raw detector "
+        "data only by data.for_processing",
+        "all tags but the labels below, the size and the patient, who becomes a pseudonym; "
+        "overlays",
+        ("pylibjpeg", "openjpeg", "rle", "gdcm", "jpeg_ls"), "dicom",
+    ),
+    Format(
+        "NIfTI", (".nii", ".nii.gz"), "nifti.read_nifti",
+        "slices by data.slice_plane and slice_step, turned as a radiologist looks at them, through "
+        "data.window or the range that the header declares",
+        "the header's texts and extensions",
+    ),
+    Format(
+        "NumPy arrays", (".npz",), "arrays.read_array",
+        "images of the arrays that are named ...images, one by one",
+        "other arrays; pickled objects are never loaded",
+    ),
+    Format(
+        "HDF5", (".h5", ".hdf5"), "arrays.read_array",
+        "images of the arrays that are named x or ...images, one by one",
+        "other arrays, attributes, and links to other files",
+        ("h5py",), "formats",
+    ),
+    Format(
+        "Whole slides",
+        (".svs", ".ndpi", ".mrxs", ".scn", ".svslide", ".bif", ".vms", ".vmu", ".czi"),
+        "slides.read_tiles",
+        "tiles of tissue at slides.um_per_px, where image.tile_px is set; tiled TIFF and DICOM "
+        "series are told apart from single pictures",
+        "label and macro images, and all that the scanner noted but the size of a pixel",
+        ("openslide",), "slides",
+    ),
+)  # fmt: skip
