@@ -2,7 +2,8 @@
 
 An image is known by its number, counted through the file's image arrays: train, val, test, then the
 others by name. One file stays open, and of it one image is in memory: a compressed array is
-unpacked as a stream, so whoever asks in order unpacks it once.
+unpacked as a stream, so whoever asks in order unpacks it once. A known doubt: a zip archive's
+checksum is of a whole array, so changed bytes that still unpack are noticed at its end only.
 """
 
 from __future__ import annotations
