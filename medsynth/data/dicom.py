@@ -79,12 +79,12 @@ def is_whole_slide(path: Path) -> bool:
 
     Its label and its overview are of the same storage class and count as such, too.
     """
-    from pydicom.filereader import read_partial
-
     try:
         with silence(), path.open("rb") as file:
             if not begins_as_dicom(file.read(132)):
                 return False
+            from pydicom.filereader import read_partial  # costs a second where no file is DICOM
+
             file.seek(0)
             dataset = read_partial(file, lambda tag, vr, length: tag > 0x00080016, force=True)
             return _storage_class(dataset) == WHOLE_SLIDE

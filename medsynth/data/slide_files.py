@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .badimage import BadImage
+from .dicom import is_whole_slide
 
 if TYPE_CHECKING:
     import openslide
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 OTHERS = (b"SQLite format 3", b"ZISRAWFILE")  # Sakura, Zeiss
 BY_NAME = (".mrxs", ".vms", ".vmu")  # a MIRAX slide starts as a JPEG, a Hamamatsu one as text
-WHOLE_SLIDE = b"1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage
 SCANNERS = ("is_svs", "is_ndpi", "is_scn", "is_bif", "is_philips")  # in tifffile's words
 LARGEST_FIELD = 100_000_000  # pixels; no camera on a microscope takes more in one picture
 
@@ -31,7 +31,7 @@ def is_slide(path: Path) -> bool:
     """
     head = _head(path)
     if head[128:132] == b"DICM":
-        return _is_dicom_slide(head)
+        return is_whole_slide(path)
     if not head.startswith((*TIFF, *OTHERS)) and path.suffix.lower() not in BY_NAME:
         return False
     try:
@@ -73,7 +73,7 @@ def parts_of_slides(raw: Path, paths: Iterable[str]) -> set[str]:
 def _later_of_series(raw: Path, paths: Iterable[str]) -> Iterator[str]:
     seen: set[tuple[str, str]] = set()
     for path in paths:
-        if _is_dicom_slide(_head(raw / path)):
+        if is_whole_slide(raw / path):
             series = posixpath.dirname(path), _series(raw / path)
             if series in seen:
                 yield path
@@ -102,16 +102,12 @@ def _series(path: Path) -> str:
 
 
 def _head(path: Path) -> bytes:
-    """The first KiB, which holds all of a DICOM file's meta information; b"" if there is none."""
+    """The first bytes, as many as tell what a file is; b"" if there is none."""
     try:
         with path.open("rb") as file:
-            return file.read(1024)
+            return file.read(132)
     except OSError:
         return b""
-
-
-def _is_dicom_slide(head: bytes) -> bool:
-    return head[128:132] == b"DICM" and WHOLE_SLIDE in head
 
 
 def _is_large(path: Path) -> bool:
