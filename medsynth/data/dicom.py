@@ -39,7 +39,7 @@ def read_dicom(path: Path, options: ReadOptions) -> np.ndarray:
         dataset = open_dicom(path)
         _check_kind(dataset)
         _check_permission(dataset, options)
-        return _display(dataset, _choose_frame(dataset, options.frame), options)
+        return display(dataset, _choose_frame(dataset, options.frame), options)
     except BadImage:
         raise
     except MemoryError:
@@ -116,13 +116,11 @@ def _check_kind(dataset: Any) -> None:
     if storage in NO_PICTURES:
         raise BadImage("not an image", f"DICOM, {NO_PICTURES[storage]}")
     if "PixelData" not in dataset:
-        floats = "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset
-        kind = (
-            "with floats for pixels"
-            if floats
-            else "without pixels (a report, a directory or a plan)"
-        )
-        raise BadImage("not an image", f"DICOM {kind}")
+        if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+            raise BadImage("not an image", "DICOM with floats for pixels")
+        if "Rows" in dataset:
+            raise BadImage("truncated or damaged", "DICOM that declares pixels and has none")
+        raise BadImage("not an image", "DICOM without pixels (a report, a directory or a plan)")
     if str(dataset.get("PixelPresentation", "")).upper() in ("COLOR", "MIXED"):
         raise BadImage("wrong channels", "grey of which a part is shown in colours")
 
@@ -156,7 +154,8 @@ def _choose_frame(dataset: Any, frame: int | None) -> int:
 # What is shown ----------------------------------------------------------------------------------
 
 
-def _display(dataset: Any, frame: int, options: ReadOptions) -> np.ndarray:
+def display(dataset: Any, frame: int, options: ReadOptions) -> np.ndarray:
+    """Return one frame as (C, H, W) float32 in [0, 1]; whatever damage raises goes on."""
     from .dicom_codecs import unpack
     from .dicom_colour import palette_colours, true_colours
     from .dicom_grey import to_brightness

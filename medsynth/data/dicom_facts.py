@@ -85,26 +85,19 @@ def patient_key(header: Any) -> str | None:
     return (f"{issuer}\x1f{number}" if issuer else number) if number else None
 
 
-def check_labels(columns: Sequence[str], settings: Deidentify) -> None:
-    """Check at the start that DICOM headers may give the labels that a protocol asks them for.
+def check_retained(columns: Sequence[str], settings: Deidentify) -> None:
+    """Check at the start that the profile leaves the labels that headers are to give.
 
-    Raises ProtocolError with all faults, and the knob that would mend them.
+    `columns` are the label columns that no table gives. Raises ProtocolError with the knob that
+    would mend it.
     """
-    unknown = [name for name in columns if name not in LABEL_KEYWORDS]
-    faults = []
-    if unknown:
-        faults.append(
-            f"data.label_columns asks for {', '.join(unknown)}; without a table, DICOM headers "
-            f"give {', '.join(LABEL_KEYWORDS)}"
+    lost = [name for name in columns if name in CHARACTERISTICS]
+    if lost and RETAIN not in settings.retain:
+        fault = (
+            f"data.label_columns asks DICOM headers for {' and '.join(lost)}, which the "
+            f"confidentiality profile takes out: deidentify.retain must name {RETAIN!r}"
         )
-    identifying = [name for name in columns if name in CHARACTERISTICS]
-    if identifying and RETAIN not in settings.retain:
-        faults.append(
-            f"data.label_columns asks for {' and '.join(identifying)}, which the confidentiality "
-            f"profile takes out: deidentify.retain must name {RETAIN!r}"
-        )
-    if faults:
-        raise ProtocolError("the protocol", faults)
+        raise ProtocolError("the protocol", [fault])
 
 
 def _facts(header: Any, patient: str | None, audit: Audit) -> DicomFacts:

@@ -383,6 +383,7 @@ def test_frames_are_chosen_and_never_guessed(tmp_path):
 @pytest.mark.parametrize(
     ("tags", "expected"),
     [
+        ({"PixelData": None}, "truncated or damaged"),
         ({"PresentationIntentType": "FOR PROCESSING"}, "raw detector data"),
         ({"BurnedInAnnotation": "YES"}, "burned-in annotation"),
         ({"Rows": 60_000, "Columns": 60_000}, "decompression bomb"),

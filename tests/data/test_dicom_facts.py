@@ -11,7 +11,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from medsynth.data.badimage import BadImage
-from medsynth.data.dicom_facts import LABEL_KEYWORDS, check_labels, read_facts
+from medsynth.data.dicom_facts import LABEL_KEYWORDS, check_retained, read_facts
 from medsynth.errors import ProtocolError
 from medsynth.protocol import Deidentify
 
@@ -103,15 +103,13 @@ def test_what_is_no_code_is_no_label(tmp_path, value):
     assert found == {"Modality": "CR"}
 
 
-def test_a_protocol_that_asks_for_more_is_stopped_at_once_with_all_faults():
-    check_labels(("Modality", "ViewPosition"), Deidentify())
-    check_labels(tuple(LABEL_KEYWORDS), KEEP)
+def test_a_protocol_that_asks_for_what_the_profile_takes_out_is_stopped_at_once():
+    check_retained(("Modality", "ViewPosition", "label"), Deidentify())
+    check_retained(tuple(LABEL_KEYWORDS), KEEP)
     with pytest.raises(ProtocolError) as caught:
-        check_labels(("PatientName", "PatientSex", "PatientAge", "Modality"), Deidentify())
-    message = str(caught.value)
-    assert "asks for PatientName; without a table" in message
-    assert "asks for PatientSex and PatientAge" in message
-    assert "deidentify.retain must name 'patient characteristics'" in message
+        check_retained(("PatientSex", "PatientAge", "Modality"), Deidentify())
+    assert "asks DICOM headers for PatientSex and PatientAge" in str(caught.value)
+    assert "deidentify.retain must name 'patient characteristics'" in str(caught.value)
 
 
 def test_a_damaged_header_is_a_bad_image_or_gives_less(tmp_path):
