@@ -61,7 +61,8 @@ def read_table(path: Path) -> pd.DataFrame:
 def rows_of(table: pd.DataFrame) -> Iterator[dict[str, str]]:
     """Yield a table's rows one after another as {column: cell}."""
     names = list(table.columns)
-    for cells in table.itertuples(index=False, name=None):
+    columns = (table.iloc[:, number].tolist() for number in range(len(names)))
+    for cells in zip(*columns, strict=True):
         yield dict(zip(names, cells, strict=True))
 
 
