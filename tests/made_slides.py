@@ -45,7 +45,7 @@ def canvas(plan: Sequence[str]) -> np.ndarray:
             if letter == "b":
                 place[:] = gaussian_filter(place, (3, 3, 0))
             if letter in "pi":
-                place[SIDE // 4 : SIDE // 2] = PEN
+                place[SIDE // 3 : 3 * SIDE // 5] = PEN
     return pixels
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SCALE_TOLERANCE = 0.02  # what a scanner says of its own scale is not known any better
+LEVEL_TOLERANCE = 0.005  # levels are shrunk by 4.0003, as their sides are whole numbers
 OVERVIEW_PX = 2_000_000
 CELLS = (16, 8, 4, 2, 1)  # overview pixels along a tile's side, as many as OVERVIEW_PX allows
 STRIP_PX = 4_000_000  # how much is unpacked at once for the overview
@@ -90,8 +91,8 @@ def read_tiles(
         tile_px = image.tile_px or image.size_px
         grid = lay_grid(slide, tile_px, slides.um_per_px, max_pixels=max_pixels)
         overview = read_overview(slide, grid, max_pixels=max_pixels)
-        is_tissue = _tissue_shares(overview, grid, slides) >= slides.tissue
-        order = _shuffle(grid.numbers()[is_tissue], grid, seed)
+        candidates = grid.numbers()[_is_clean_tissue(overview, grid, slides)]
+        order = _shuffle(candidates, grid, seed)
         yield from _read_in_turn(slide, grid, order, image, slides)
 
 
@@ -147,13 +148,15 @@ def read_overview(slide: openslide.OpenSlide, grid: Grid, *, max_pixels: int) ->
     return overview
 
 
-def _tissue_shares(overview: np.ndarray, grid: Grid, slides: protocol.Slides) -> np.ndarray:
-    """How much of each tile is tissue, ink not counted where pens are rejected: (down, across)."""
+def _is_clean_tissue(overview: np.ndarray, grid: Grid, slides: protocol.Slides) -> np.ndarray:
+    """Which tiles are tissue for slides.tissue and not marked by a pen, (down, across) bool."""
     cells = len(overview) // grid.down
+    squares = (grid.down, cells, grid.across, cells)
     tissue = tissue_mask(overview, least_px=math.ceil(SPECK * cells**2))
+    clean = tissue.reshape(squares).mean(axis=(1, 3)) >= slides.tissue
     if slides.reject_pen:
-        tissue &= ~pen_mask(overview)
-    return tissue.reshape(grid.down, cells, grid.across, cells).mean(axis=(1, 3))
+        clean &= pen_mask(overview).reshape(squares).mean(axis=(1, 3)) <= PEN_SHARE
+    return clean
 
 
 def _shuffle(numbers: np.ndarray, grid: Grid, seed: int) -> np.ndarray:
@@ -181,28 +184,24 @@ def _read_in_turn(
         batch, order = np.sort(order[: wanted - found]), order[wanted - found :]
         for number in batch.tolist():
             tile = _read(slide, grid.box(*grid.place(number)), (tile_px, tile_px))
-            if _is_good(tile, image, slides):
+            if not slides.reject_blurred or _is_in_focus(tile, image.size_px):
                 found += 1
                 yield number, _to_array(tile)
     if not found:
         raise BadImage("no tissue", _why_none(drawn, grid, slides))
 
 
-def _is_good(tile: Image, image: protocol.Image, slides: protocol.Slides) -> bool:
-    if slides.reject_pen:
-        small = np.asarray(tile.reduce(max(1, tile.width // CELLS[0])))
-        if pen_mask(small).mean() > PEN_SHARE:
-            return False
-    if not slides.reject_blurred:
-        return True
-    kept = tile.convert("L").reduce(max(1, tile.width // image.size_px))
-    return not is_blurred(np.asarray(kept))
+def _is_in_focus(tile: Image, size_px: int) -> bool:
+    """Whether a tile is sharp at the size at which it will be kept."""
+    grey, shrink = tile.convert("L"), tile.width // size_px
+    return not is_blurred(np.asarray(grey.reduce(shrink) if shrink > 1 else grey))
 
 
 def _why_none(drawn: int, grid: Grid, slides: protocol.Slides) -> str:
     if drawn:
-        return f"all {drawn} tiles with tissue are out of focus or marked"
-    return f"none of {grid.down * grid.across} tiles is tissue for {slides.tissue:.0%}"
+        return f"all {drawn} tiles with tissue are out of focus"
+    clean = " without marks of a pen" if slides.reject_pen else ""
+    return f"none of {grid.down * grid.across} tiles is tissue for {slides.tissue:.0%}{clean}"
 
 
 # The plane of a slide ---------------------------------------------------------------------------
@@ -260,13 +259,16 @@ def _read(slide: openslide.OpenSlide, box: tuple[float, ...], size: tuple[int, i
     level = _level(slide, box[2:], size)
     factor = slide.level_downsamples[level]
     x, y = int(box[0]), int(box[1])
-    within = ((box[0] - x) / factor, (box[1] - y) / factor)
-    width, height = box[2] / factor, box[3] / factor
-    if abs(width / size[0] - 1) <= SCALE_TOLERANCE and abs(height / size[1] - 1) <= SCALE_TOLERANCE:
-        return _on_white(slide.read_region((x, y), level, size))
-    ends = within[0] + width, within[1] + height
-    region = slide.read_region((x, y), level, (math.ceil(ends[0]), math.ceil(ends[1])))
-    return _on_white(region).resize(size, Image.Resampling.BOX, box=(*within, *ends))
+    shrink = box[2] / factor / size[0], box[3] / factor / size[1]
+    whole = round(shrink[0]), round(shrink[1])
+    if all(abs(a - b) <= LEVEL_TOLERANCE * b for a, b in zip(shrink, whole, strict=True)):
+        region = slide.read_region((x, y), level, (size[0] * whole[0], size[1] * whole[1]))
+        return _on_white(region) if whole == (1, 1) else _on_white(region).reduce(whole)
+    left, top = (box[0] - x) / factor, (box[1] - y) / factor
+    right, bottom = left + box[2] / factor, top + box[3] / factor
+    region = slide.read_region((x, y), level, (math.ceil(right), math.ceil(bottom)))
+    areas = (left, top, right, bottom)
+    return _on_white(region).resize(size, Image.Resampling.BOX, box=areas)
 
 
 def _on_white(region: Image) -> Image:
@@ -280,8 +282,10 @@ def _on_white(region: Image) -> Image:
 
 
 def _to_array(tile: Image) -> np.ndarray:
-    pixels = np.asarray(tile).transpose(2, 0, 1)
-    return np.multiply(pixels, np.float32(1 / 255), dtype=np.float32, order="C")
+    array = np.empty((3, tile.height, tile.width), np.float32)
+    for plane, channel in zip(array, tile.split(), strict=True):
+        np.multiply(np.asarray(channel), np.float32(1 / 255), out=plane)
+    return array
 
 
 @contextmanager
