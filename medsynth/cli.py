@@ -221,6 +221,27 @@ def init(
     )
 
 
+@app.command()
+def deidentify(
+    raw: Raw,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for what comes out.")],
+    protocol: Annotated[
+        Path | None, typer.Option(help="Take its data and deidentify sections.")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="File of the secret; OUT.key where none is given.")
+    ] = None,
+    json_: AsJson = False,
+) -> None:
+    """Write a folder's images without identity, beside and not instead of it; again = go on."""
+    from . import pipeline
+
+    study = _load(protocol, None, None) if protocol else None
+    with _progress(json_) as progress:
+        done = pipeline.deidentify(raw, out, study, key=key, progress=progress)
+    _say(vars(done), json_, done.summary)
+
+
 @app.command("protocol")
 def protocol_command(
     file: Study, profile: Profile = None, set_: Changes = None, json_: AsJson = False
@@ -405,7 +426,8 @@ def doctor(json_: AsJson = False) -> None:
     from . import doctor as machine
 
     found = machine.examine()
-    _say(found, json_, *(f"{name:<14} {value}" for name, value in found.items()))
+    width = max(map(len, found))
+    _say(found, json_, *(f"{name:<{width}} {value}" for name, value in found.items()))
 
 
 if __name__ == "__main__":

@@ -52,8 +52,10 @@ def unpack(dataset: Any, frame: int) -> tuple[np.ndarray, str]:
     try:
         decoder = get_decoder(syntax)
         pixels, said = decoder.as_array(dataset, index=frame, decoding_plugin=plugin)
-    except RuntimeError:  # pydicom's word for: this plugin could not
-        raise _failed(syntax, plugin) from None
+    except BaseException as error:  # a panic in Rust, as of pylibjpeg-rle, is no Exception
+        if isinstance(error, RuntimeError) or type(error).__name__ == "PanicException":
+            raise _failed(syntax, plugin) from None  # pydicom's words for: this plugin could not
+        raise
     return pixels, str(said["photometric_interpretation"])
 
 

@@ -583,6 +583,13 @@ def test_a_file_cut_anywhere_never_passes_as_whole(tmp_path, name):
     assert set(passed) <= {0.99}  # where the last hundredth is padding
 
 
+def test_a_decoder_s_panic_is_a_damaged_file_and_no_end_of_the_run(tmp_path):
+    damaged = bytearray(bundled("MR_small_RLE.dcm").read_bytes())
+    damaged[2934] = 179  # a run of 77 beyond the end: pylibjpeg-rle raises what is no Exception
+    (tmp_path / "a.dcm").write_bytes(damaged)
+    assert reason(tmp_path / "a.dcm") == "truncated or damaged: its pixels can't be unpacked"
+
+
 # Nothing else comes in, and nothing gets out ----------------------------------------------------
 
 
