@@ -125,9 +125,11 @@ class Cohort:
         return [record.labels.get(attribute, "") for record in self.records]
 
     def write(self, folder: Path) -> None:
-        """Write the cohort into an existing folder."""
-        with (folder / "pixels.npy").open("wb") as file:
-            np.save(file, np.ascontiguousarray(self.pixels), allow_pickle=False)
+        """Write the cohort into an existing folder; pixels that lie there already are left."""
+        path = folder / "pixels.npy"
+        if Path(getattr(self.pixels, "filename", "")) != path.resolve():
+            with path.open("wb") as file:
+                np.save(file, np.ascontiguousarray(self.pixels), allow_pickle=False)
         write_text(folder / "records.csv", records_csv(self.records))
         write_json(
             folder / "cohort.json",
@@ -186,16 +188,17 @@ def records_csv(records: Iterable[Record]) -> str:
     """Write records as CSV text: FIELDS, then one column `label:NAME` an attribute, sorted."""
     rows = list(records)
     attributes = sorted({name for record in rows for name in record.labels})
-    lines = [_csv_line([*FIELDS, *(LABEL_PREFIX + name for name in attributes)])]
+    lines = [csv_line([*FIELDS, *(LABEL_PREFIX + name for name in attributes)])]
     for record in rows:
         values = ["" if (value := getattr(record, name)) is None else value for name in FIELDS]
-        lines.append(_csv_line([*values, *(record.labels.get(name, "") for name in attributes)]))
+        lines.append(csv_line([*values, *(record.labels.get(name, "") for name in attributes)]))
     return "".join(lines)
 
 
-def _csv_line(values: Sequence[object]) -> str:
+def csv_line(values: Iterable[object]) -> str:
+    """Write one row as CSV, so quoted that any text survives, line ends included."""
     text = io.StringIO(newline="")
-    # with this line end the writer quotes both of its characters, so that any text survives
+    # with this line end the writer quotes both of its characters
     csv.writer(text, lineterminator="\r\n").writerow(values)
     return text.getvalue().removesuffix("\r\n") + "\n"
 

@@ -26,9 +26,11 @@ from .errors import StageError, StaleError
 RECORDED_PACKAGES = ("torch", "monai", "diffusers", "accelerate", "numpy", "pydicom")
 # Files that say how long things took, or show how it went: they are no result, so they are not
 # part of a stage's digest.
-VOLATILE = ("log.jsonl", "stage.json", "key.json", "previews")
+VOLATILE = ("log.jsonl", "stage.json", "key.json", "files.jsonl", "previews")
 # What serves only to resume goes when the stage is done.
-SCRATCH_FOLDERS = ("state", "latents", "blocks")
+SCRATCH_FOLDERS = ("state", "latents", "blocks", "secret")
+# What says itself for which inputs it is good outlives a change of the others.
+KEPT_FOLDERS = ("read",)
 
 
 # Seeds ------------------------------------------------------------------------------------------
@@ -226,10 +228,18 @@ def open_workspace(folder: Path, key: str) -> Path:
     key_file = workspace / "key.json"
     if not (key_file.exists() and read_json(key_file) == key):
         key_file.unlink(missing_ok=True)  # first: what is left after a kill belongs to nothing
-        shutil.rmtree(workspace, ignore_errors=True)
-        workspace.mkdir(parents=True)
+        _empty(workspace)
         write_json(key_file, key)
     return workspace
+
+
+def _empty(workspace: Path) -> None:
+    workspace.mkdir(parents=True, exist_ok=True)
+    for path in workspace.iterdir():
+        if not path.is_dir():
+            path.unlink()
+        elif path.name not in KEPT_FOLDERS:
+            shutil.rmtree(path)
 
 
 def _replace_folder(workspace: Path, folder: Path) -> None:

@@ -21,7 +21,7 @@ SECRET_BYTES = 32
 
 def pseudonym(secret: bytes, kind: Literal["patient", "source"], value: str) -> str:
     """Return the HMAC-SHA256 of a value as 16 hex digits; `kind` keeps equal values apart."""
-    message = f"medsynth\x1f{kind}\x1f{value}".encode()
+    message = f"medsynth\x1f{kind}\x1f{value}".encode("utf-8", "surrogatepass")  # any file's name
     return hmac.new(secret, message, hashlib.sha256).hexdigest()[:16]
 
 

@@ -27,15 +27,13 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import StageError
-from .worker import PICKLED, READY, Limits, Lost, attempt, serve
+from .worker import NEEDED, PICKLED, READY, Limits, Lost, attempt, serve
 
 AT_ONCE = 2  # items a process has: the one that it reads, and one so that it need not wait
 AHEAD = 64  # items a process that may be out or back before their turn
 HELD_BYTES = 256 * 2**20  # results held back until their turn
 STARTING = 300.0  # seconds that a process may take to start
 TRIES = 2
-# Imported once, by the server that processes are forked from.
-PRELOAD = ["medsynth.data.preparation", "monai.transforms", "pydicom.pixels", "tifffile"]
 END = object()
 
 
@@ -118,7 +116,7 @@ def _hire(read: Callable, patience: Callable | None, limits: Limits) -> _Worker:
     """
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
-        context.set_forkserver_preload(PRELOAD)
+        context.set_forkserver_preload(list(NEEDED))
     here, there = context.Pipe()
     process = context.Process(target=serve, args=(there, read, patience, limits), daemon=True)
     with _without_main():

@@ -6,6 +6,7 @@ a header), and ends when the process that it reads for ends, even in the middle 
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import signal
@@ -21,6 +22,8 @@ from .badimage import Reason
 
 READY = b"ready"
 PICKLED = b"\x80"  # what every pickle begins with, and neither READY nor a number of seconds does
+# Imported before the clock runs; where processes are forked, once and for all of them.
+NEEDED = ("medsynth.data.preparation", "monai.transforms", "pydicom.pixels", "tifffile")
 TOO_MUCH: Reason = "took too much memory"
 GIB = 2**30
 
@@ -84,9 +87,11 @@ def serve(
 
 
 def _settle(limits: Limits) -> None:
-    """Become a quiet process with one thread and a memory limit."""
+    """Become a quiet process with all that it needs, one thread and a memory limit."""
     import torch
 
+    for name in NEEDED:
+        importlib.import_module(name)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who starts the processes ends them
     torch.set_num_threads(1)  # there is a process for each core
     with Path(os.devnull).open("w") as nothing:

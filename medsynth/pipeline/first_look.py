@@ -34,9 +34,14 @@ def _short_name(raw: Path) -> str:
 
 def tell_intake(run: Run) -> list[str]:
     """Return in sentences what came out of `ingest`."""
+    from ..data.account import Intake
+
     counts = facts(run, "intake/intake.json")
     return [
-        f"{name.replace('_', ' ')}: {value}"
-        for name, value in counts.items()
-        if isinstance(value, int | str | bool)
+        Intake(**counts).summary,
+        *(
+            f"{name.replace('_', ' ')}: {value}"
+            for name, value in counts.items()
+            if isinstance(value, int | str | bool)
+        ),
     ]

@@ -6,13 +6,17 @@ from pathlib import Path
 
 from ..cohort import Cohort
 from ..errors import StageError
-from ..runtime import StageRecord, digest_json, write_json, write_text
+from ..runtime import StageRecord, write_json, write_text
 from .run import Progress, Run, facts, silent
 
 
 def ingest(run: Run, raw: Path, progress: Progress = silent) -> StageRecord:
-    """Read the raw folder into intake/: a cohort, quarantine.csv and intake.json."""
+    """Read the raw folder into intake/: a cohort, quarantine.csv, audit.csv and intake.json.
+
+    Of a folder that changed since intake/ was made, only what is new or other is read.
+    """
     from ..data import deidentify, intake
+    from ..data.original import look_over
 
     if not raw.is_dir():
         raise StageError(f"expected a folder of images, {raw.name} is none")
@@ -25,20 +29,10 @@ def ingest(run: Run, raw: Path, progress: Progress = silent) -> StageRecord:
             run.protocol,
             secret,
             progress=lambda done, total: progress("ingest", done / max(1, total)),
+            earlier=run.folder / "intake",
         )
 
-    return run.build("intake", build, inputs={"raw": _look_of(raw)})
-
-
-def _look_of(raw: Path) -> str:
-    """Digest what a raw folder looks like: names, sizes and times of its files."""
-    files = sorted(path for path in raw.rglob("*") if path.is_file())
-    return digest_json(
-        [
-            [path.relative_to(raw).as_posix(), path.stat().st_size, path.stat().st_mtime_ns]
-            for path in files
-        ]
-    )
+    return run.build("intake", build, inputs={"raw": look_over(raw)})
 
 
 def split(run: Run, progress: Progress = silent) -> StageRecord:

@@ -11,9 +11,17 @@ import numpy as np
 
 from .. import domains, protocol
 from ..cohort import Cohort
-from ..errors import StageError
+from ..errors import StageError, StaleError
 from ..protocol import Protocol
-from ..runtime import StageRecord, read_json, require_stage, run_stage, write_text, writes
+from ..runtime import (
+    StageRecord,
+    read_json,
+    require_stage,
+    run_stage,
+    stage_key,
+    write_text,
+    writes,
+)
 
 if TYPE_CHECKING:
     from ..models.autoencoder import Autoencoder
@@ -64,12 +72,26 @@ class Run:
         return {name: self.protocol.section(name) for name in PLANS[stage].sections}
 
     def inputs(self, stage: str) -> dict[str, str]:
-        """Return the digests of the finished stages that a stage reads."""
+        """Return the digests of the finished stages that a stage reads.
+
+        Raises StaleError where one of them was made from what is no longer to its left, or with
+        another protocol: what it says of images may be about others.
+        """
         return {
-            name: require_stage(self.folder / name, by=stage).digest
-            for name in PLANS[stage].needs
-            if name != "raw"
+            name: self._fresh(name, by=stage).digest for name in PLANS[stage].needs if name != "raw"
         }
+
+    def _fresh(self, stage: str, *, by: str) -> StageRecord:
+        record = require_stage(self.folder / stage, by=by)
+        inputs = self.inputs(stage)
+        if "raw" in PLANS[stage].needs:  # what it looks like now, only `ingest` is told
+            inputs["raw"] = record.inputs["raw"]
+        if record.key != stage_key(inputs, self.settings(stage)):
+            raise StaleError(
+                f"{by} needs the folder {stage}/, which was made from other inputs or with another "
+                f"protocol than what is here now: run that stage again (medsynth run does all)"
+            )
+        return record
 
     def build(
         self,

@@ -167,7 +167,6 @@ SCRIPT = """
     from medsynth.data.worker import Limits
     from test_pool import act
 
-    pool.PRELOAD = ["torch"]
     items = [("wait", 0), ("wait", 0)] + [("hang", 60)] * 4
     results = pool.read_all(act, items, limits=Limits(60, 1.0), workers=2)
     for n, _ in enumerate(results):
