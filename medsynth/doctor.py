@@ -22,6 +22,7 @@ def examine() -> dict[str, str]:
         "gpu": ", ".join(gpus) or "none: small images train on the processor",
         "trains on": choose_device(),
         "free disk": f"{free:.0f} GiB here",
+        **_formats(),
         **_codecs(),
         "network": "never used",
         **versions(),
@@ -30,6 +31,15 @@ def examine() -> dict[str, str]:
 
 def _memory_gib() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def _formats() -> dict[str, str]:
+    """Say which file formats and tables can be read, and what the others need."""
+    from .data.formats import readable
+
+    found = readable()
+    said = {name: words for name, words in found.items() if words != "read"}
+    return {"reads": ", ".join(name for name in found if name not in said), **said}
 
 
 def _codecs() -> dict[str, str]:

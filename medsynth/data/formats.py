@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from .layouts.tables import PACKAGES as TABLE_PACKAGES
 from .layouts.walk import DICOM
 
 
@@ -16,7 +17,7 @@ class Format:
     """One file format: `reader` is the function that reads it, as module.function of this package.
 
     `read` and `dropped` say what of a file is used and what never leaves it. `needs` are packages
-    beyond those that always come, which `extra` brings.
+    without which nothing is read; `extra` brings them, or what only some of the files need.
     """
 
     name: str
@@ -31,6 +32,17 @@ class Format:
     def missing(self) -> tuple[str, ...]:
         """The packages that it needs and that are not installed."""
         return tuple(name for name in self.needs if find_spec(name) is None)
+
+
+def readable() -> dict[str, str]:
+    """Return {format or kind of table: "read", or what is missing and how to get it}."""
+    needs = {one.name: (one.missing, one.extra) for one in FORMATS}
+    for suffix, package in TABLE_PACKAGES.items():
+        needs[f"{suffix} tables"] = ((package,) if find_spec(package) is None else ()), "formats"
+    return {
+        name: f"needs {', '.join(missing)}: pip install 'medsynth[{extra}]'" if missing else "read"
+        for name, (missing, extra) in needs.items()
+    }
 
 
 FORMATS = (
@@ -55,10 +67,10 @@ FORMATS = (
         "DICOM", DICOM, "dicom.read_dicom",
         "one frame of CR, DX, OP, SC and others, through modality and VOI tables over the declared "
         "range, inverted where the file asks for it; files without an ending too; raw detector "
-        "data only by data.for_processing",
+        "data only by data.for_processing; most compressed ones need the extra",
         "all tags but the labels below, the size and the patient, who becomes a pseudonym; "
         "overlays",
-        ("pylibjpeg", "openjpeg", "rle", "gdcm", "jpeg_ls"), "dicom",
+        (), "dicom",
     ),
     Format(
         "NIfTI", (".nii", ".nii.gz"), "nifti.read_nifti",

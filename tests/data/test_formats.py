@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from medsynth import doctor
 from medsynth.data import formats, readers
 from medsynth.data.formats import FORMATS
 from medsynth.data.formats_page import formats_page
@@ -41,7 +42,7 @@ def test_a_format_s_reader_is_there_and_says_what_it_takes(one):
     assert callable(getattr(import_module(f"medsynth.data.{module}"), function))
     assert one.read
     assert one.dropped
-    assert bool(one.needs) == bool(one.extra)
+    assert one.extra or not one.needs
 
 
 def test_the_endings_are_those_that_are_looked_for():
@@ -62,6 +63,16 @@ def test_a_missing_package_is_seen(monkeypatch):
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
     assert hdf5.missing == ("h5py",)
     assert next(one for one in FORMATS if one.name == "PNG").missing == ()
+
+
+def test_doctor_names_what_is_read_and_what_would_bring_the_rest(monkeypatch):
+    assert doctor.examine()["reads"].startswith("PNG, JPEG, TIFF, DICOM")
+    gone = ("h5py", "openpyxl")
+    monkeypatch.setattr(formats, "find_spec", lambda name: None if name in gone else name)
+    said = doctor.examine()
+    assert said["HDF5"] == "needs h5py: pip install 'medsynth[formats]'"
+    assert said[".xlsx tables"].startswith("needs openpyxl")
+    assert "HDF5" not in said["reads"]
 
 
 def test_the_page_is_the_one_that_the_tables_make():

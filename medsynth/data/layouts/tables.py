@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TEXTS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
-TABLES = (*TEXTS, ".parquet", ".xlsx")
+PACKAGES = {".parquet": "pyarrow", ".xlsx": "openpyxl"}  # which the extra [formats] brings
+TABLES = (*TEXTS, *PACKAGES)
 ANY_SUFFIX = ".*"
 MOST_SHOWN = 30
 

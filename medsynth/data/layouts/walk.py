@@ -26,10 +26,11 @@ def walk(raw: Path) -> Iterator[str]:
     inside = os.path.realpath(raw)
     for folder, folders, names in os.walk(raw):
         folders[:] = sorted(name for name in folders if not is_hidden(name, folder=True))
-        links = [name for name in folders if _leads_out(Path(folder) / name, inside)]
+        links = {name for name in folders if _leads_out(Path(folder) / name, inside)}
+        here = Path(folder).relative_to(raw).as_posix()
         for name in sorted([*names, *links]):
             if not is_hidden(name, folder=name in links):
-                yield (Path(folder) / name).relative_to(raw).as_posix()
+                yield name if here == "." else f"{here}/{name}"
 
 
 def is_hidden(name: str, *, folder: bool) -> bool:
