@@ -73,6 +73,7 @@ def write_pyramid(
                 subfiletype=int(shrink > 1),
                 metadata=None,
                 compression="deflate",
+                compressionargs={"level": 1},
                 **scale,
             )
     return path

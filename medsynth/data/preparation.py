@@ -68,10 +68,10 @@ class Reading:
     def _read(self, entry: Entry) -> File:
         path = self.raw / entry.path
         facts = self._facts(path)
-        if self.protocol.image.tile_px is None:
-            file = self._whole(path, entry)
-        elif is_slide(path):
+        if is_slide(path):  # always cut: its other pages show the label
             file = self._slide(path)
+        elif self.protocol.image.tile_px is None:
+            file = self._whole(path, entry)
         else:
             file = self._tiled(path, entry)
         if facts is None:
