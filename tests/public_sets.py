@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import zlib
 from functools import cache
 from pathlib import Path
 
@@ -91,7 +92,8 @@ def radiograph(patient: str) -> bytes:
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     dataset.BitsAllocated = dataset.BitsStored = 8
     dataset.HighBit, dataset.PixelRepresentation = 7, 0
-    dataset.PixelData = pixels("chest").tobytes()
+    noise = np.random.default_rng(zlib.crc32(patient.encode())).integers(0, 60, (6, 6), np.uint8)
+    dataset.PixelData = (pixels("chest") // 2 + np.kron(noise, np.ones((8, 8), np.uint8))).tobytes()
     out = io.BytesIO()
     dataset.save_as(out, enforce_file_format=True)
     return out.getvalue()

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import numpy as np
 import pytest
 from public_sets import ODIR_HEADER, ODIR_ROWS, VINDR, WRITERS, odir_entries, put, table
 
+from medsynth.cohort import Cohort, Record
+from medsynth.data.intake import ingest
 from medsynth.data.layouts import Entry, find_images, named
 from medsynth.data.layouts.folder import Folder
+from medsynth.data.layouts.listing import is_kept
+from medsynth.data.split import describe, split_patients
 from medsynth.errors import DataError
-from medsynth.protocol import Data
+from medsynth.pipeline.first_look import init
+from medsynth.protocol import Data, Split, parse
+from medsynth.release import gate
 
 NAMES = [one.name for one in named.LAYOUTS]
 PATIENTS_KNOWN = {"eyepacs", "odir", "chase_db1", "nih_chestxray14", "chexpert", "mimic_cxr_jpg"}
@@ -152,6 +161,65 @@ def test_tables_that_are_not_as_published_are_refused(tmp_path):
     with pytest.raises(DataError, match="not as they were published") as caught:
         find_images(tmp_path, Data(layout="chexpert"))
     assert "Doe" not in str(caught.value)
+
+
+# From a folder to the verdict's words ------------------------------------------------------------
+
+
+def take_in(raw, folder):
+    """Draft a protocol as `init` does, leave the gate to a person, and ingest by it."""
+    init(raw, folder / "protocol.yaml")
+    head, gate = (folder / "protocol.yaml").read_text().split("# gate:")
+    study = parse(head + "gate:" + re.sub(r"(?m)^# ", "", gate))
+    (folder / "intake").mkdir()
+    return ingest(raw, folder / "intake", study, secret=b"s" * 32, workers=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_set_is_taken_in_by_the_protocol_that_init_drafts(tmp_path, name):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    kept = [e for e in WRITERS[name](raw) if is_kept(e.labels, named.layout(name).keep)]
+    taken = take_in(raw, tmp_path)
+    assert (taken.files, taken.bad) == (len(kept), 0)
+    assert taken.images == len(kept)
+    assert taken.patients == (len({e.patient for e in kept} - {""}) or None)
+    assert taken.images_of_unknown_patients == sum(not e.patient for e in kept)
+    assert (taken.layout, taken.caveats) == (name, named.layout(name).limits)
+    written = (tmp_path / "intake" / "intake.json").read_text()
+    assert all(json.dumps(caveat) in written for caveat in taken.caveats)
+
+
+def claims_of(folder, domain):
+    cohort = Cohort.read(folder / "intake")
+    caveats = json.loads((folder / "intake" / "intake.json").read_text())["caveats"]
+    parts = split_patients(cohort, Split(), 0)
+    return gate.claims(describe(cohort, parts, caveats=caveats), domain=domain)
+
+
+def test_where_a_set_s_patient_is_an_image_the_verdict_is_about_images(tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    WRITERS["rsna_pneumonia"](raw)
+    names = [f"image-{n}" for n in range(8)]
+    rows = [f"{name},,,,,0" for name in names]
+    table(raw, "stage_2_train_labels.csv", "patientId,x,y,width,height,Target", *rows)
+    put(raw, "chest", *(f"stage_2_train_images/{name}.dcm" for name in names))
+    assert take_in(raw, tmp_path).patients is None  # though every header names one
+    text = " ".join(claims_of(tmp_path, "chest_xray"))
+    assert "what can be said is about images, not about people" in text
+    assert "patientId is an image's number and no person's" in text
+    assert "leakage is about patients" not in text
+
+
+def test_where_slides_stand_for_patients_the_verdict_says_so():
+    records = [Record(id=f"r{n}", origin="real", patient=f"slide {n // 2}") for n in range(16)]
+    cohort = Cohort("histology", tuple(records), np.zeros((16, 8, 8, 3), np.uint8))
+    caveats = named.layout("patch_camelyon").limits
+    said = describe(cohort, split_patients(cohort, Split(), 0), caveats=caveats)
+    text = " ".join(gate.claims(said, domain="histology"))
+    assert "about patients, as far as the data set tells them apart" in text
+    assert "a slide counts as a patient" in text
 
 
 # Other forms of the same sets -------------------------------------------------------------------
