@@ -6,12 +6,15 @@ import logging
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
+import tiny
 from pydicom.data import get_testdata_file
 
 from medsynth.data.badimage import BadImage
 from medsynth.data.dicom_facts import LABEL_KEYWORDS, check_retained, read_facts
+from medsynth.data.intake import ingest
 from medsynth.errors import ProtocolError
 from medsynth.protocol import Deidentify
 
@@ -139,3 +142,31 @@ def test_pixels_are_never_touched(tmp_path):
     whole = read_facts(path)
     path.write_bytes(path.read_bytes()[:-300])  # of 512 bytes of pixels
     assert read_facts(path) == whole
+
+
+def test_labels_and_patients_of_headers_come_into_a_cohort(tmp_path):
+    raw, space = tmp_path / "raw", tmp_path / "intake"
+    raw.mkdir()
+    space.mkdir()
+    whole = pydicom.dcmread(SMALL)
+    for number, (view, age) in enumerate([("PA", "045Y"), ("AP", "093Y"), ("Mrs. Doe", "")]):
+        rng = np.random.default_rng(number)
+        whole.Rows = whole.Columns = 32
+        whole.PixelData = rng.integers(0, 4096, (32, 32), np.uint16).tobytes()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            whole.ViewPosition, whole.PatientAge, whole.PatientID = view, age, f"MRN-{number // 2}"
+            whole.save_as(raw / f"{number}.dcm")
+    asked = {"data.label_columns": ["ViewPosition", "PatientAge"], "image.size_px": 32}
+    with pytest.raises(ProtocolError, match="asks DICOM headers for PatientAge"):
+        ingest(raw, space, tiny.study(**asked), b"k" * 32)
+    asked["deidentify.retain"] = ["patient characteristics"]
+    taken = ingest(raw, space, tiny.study(**asked), b"k" * 32)
+    assert taken.labels == {
+        "ViewPosition": {"PA": 1, "AP": 1},
+        "PatientAge": {"40-49": 1, "90+": 1},
+    }
+    assert taken.patients == 2
+    written = b"".join(path.read_bytes() for path in space.rglob("*") if path.is_file())
+    for word in (b"MRN-", b"Doe", b"045Y", b"093Y"):
+        assert word not in written
