@@ -93,8 +93,8 @@ FORMATS = (
         "Whole slides",
         (".svs", ".ndpi", ".mrxs", ".scn", ".svslide", ".bif", ".vms", ".vmu", ".czi"),
         "slides.read_tiles",
-        "tiles of tissue at slides.um_per_px, where image.tile_px is set; tiled TIFF and DICOM "
-        "series are told apart from single pictures",
+        "tiles of tissue, image.tile_px wide at slides.um_per_px; pyramidal TIFF and DICOM series "
+        "are told from single pictures",
         "label and macro images, and all that the scanner noted but the size of a pixel",
         ("openslide",), "slides",
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median_low
 
 import numpy as np
@@ -14,11 +14,12 @@ from .columns import spread
 from .headers import Header, peek
 from .layouts.folder import Folder
 from .layouts.listing import Entry
-from .layouts.walk import suffix_of
+from .layouts.walk import SLIDES, suffix_of
 from .options import ReadOptions
 from .readers import read_image, to_channels
 
 HEADERS, LOOKS = 300, 16  # how many headers and images are looked at
+SLIDE = "whole slide"
 LOOK_PIXELS = 50_000_000
 DARK = 0.1  # corners below this, 0 to 1, are the black around a retina
 
@@ -67,7 +68,9 @@ def look(folder: Folder, entries: Sequence[Entry]) -> Look:
 def _header(folder: Folder, entry: Entry) -> Header | None:
     """A file's header, or for one of several images in a file what that image is."""
     if entry.member is None:
-        return peek(folder.raw / entry.path)
+        header = peek(folder.raw / entry.path)
+        slide = header and suffix_of(entry.path) in SLIDES
+        return replace(header, format=SLIDE) if slide else header
     for image in _read(folder, [entry]):
         name = suffix_of(entry.path)
         return Header(name, image.shape[1], image.shape[2], 8, len(image) == 1)
@@ -76,6 +79,8 @@ def _header(folder: Folder, entry: Entry) -> Header | None:
 
 def guess_domain(folder: Folder, entries: Sequence[Entry], seen: Look) -> tuple[str, str]:
     """Return the domain that images may belong to, and why."""
+    if SLIDE in seen.formats:
+        return "histology", "there are whole slides"
     if seen.headers > seen.unreadable and seen.grey == seen.headers - seen.unreadable:
         return "chest_xray", "the images are grey"
     images = list(_read(folder, spread(entries, LOOKS)))

@@ -17,7 +17,7 @@ from .found import Found, of_folders, of_layout, of_tables, recognise
 from .layouts.folder import Folder
 from .layouts.tables import say_columns
 from .layouts.walk import SUFFIXES
-from .look import Look, guess_domain, look
+from .look import SLIDE, Look, guess_domain, look
 
 SHOWN_VALUES, SHOWN_NAMES = 6, 20
 
@@ -105,6 +105,11 @@ def _about_images(s: Survey) -> Iterator[str]:
     seen, found = s.look, s.found
     kinds = ", ".join(f"{count} {name}" for name, count in seen.formats.items())
     yield f"{len(found.entries)} images in {s.folder}/; of the {seen.headers} looked at: {kinds}."
+    if SLIDE in seen.formats:
+        yield (
+            "Of each whole slide slides.tiles tiles of tissue would be taken, image.tile_px wide at "
+            "slides.um_per_px."
+        )
     if found.left_out:
         words = "; ".join(f"{n} {' or '.join(w)}" for n, w in found.keep.items())
         yield f"{found.left_out} more are left out by data.keep, which takes {words}."

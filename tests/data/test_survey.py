@@ -222,6 +222,14 @@ def test_what_ingest_would_stop_at_is_said(tmp_path):
     assert "is listed twice" in text
 
 
+def test_whole_slides_are_told_by_their_ending_and_are_histology(tmp_path):
+    put(tmp_path, "chest", "one.tif")
+    (tmp_path / "one.tif").rename(tmp_path / "one.svs")
+    seen = survey(tmp_path)
+    assert (seen.look.formats, seen.domain) == ({"whole slide": 1}, "histology")
+    assert any("tiles of tissue would be taken" in line for line in seen.sentences())
+
+
 def test_small_images_get_a_smaller_size_and_no_tiles(tmp_path):
     put(tmp_path, "tissue", "a/1.png", "a/2.png", "b/3.png")
     base = {"image": {"size_px": 256, "tile_px": 250}}
