@@ -79,18 +79,28 @@ def write_pyramid(
     return path
 
 
-def write_sparse(
-    path: Path, block: np.ndarray, *, side: int, first: int, shrinks: Sequence[int], tile: int
+def write_large(
+    path: Path,
+    block: np.ndarray,
+    *,
+    side: int,
+    first: int,
+    shrinks: Sequence[int],
+    tile: int,
+    scanned: bool,
 ) -> Path:
-    """Write a square slide of which no more was scanned than a block that starts at `first`, down
-    and across; first, side and block are multiples of tile * shrink. It takes a file and a memory
-    of the block's size, however large the side is."""
+    """Write a square slide with a block of pixels that starts at `first`, down and across.
+
+    Around it is flat glass, or nothing where no more was scanned; first, side and block are
+    multiples of tile * shrink. It takes a file and a memory of about the block's size."""
     import tifffile
+
+    flat = zlib.compress(bytes(GLASS) * tile**2) if scanned else b""
 
     with tifffile.TiffWriter(path) as tiff:
         for shrink in shrinks:
             tiff.write(
-                _packed_tiles(shrunk(block, shrink), side // shrink, first // shrink, tile),
+                _packed_tiles(shrunk(block, shrink), side // shrink, first // shrink, tile, flat),
                 shape=(side // shrink, side // shrink, 3),
                 dtype="uint8",
                 tile=(tile, tile),
@@ -104,11 +114,15 @@ def write_sparse(
     return path
 
 
-def _packed_tiles(block: np.ndarray, side: int, first: int, tile: int) -> Iterator[bytes]:
+def _packed_tiles(
+    block: np.ndarray, side: int, first: int, tile: int, around: bytes
+) -> Iterator[bytes]:
     for y in range(-first, side - first, tile):
         for x in range(-first, side - first, tile):
             inside = 0 <= y < len(block) and 0 <= x < len(block)
-            yield zlib.compress(block[y : y + tile, x : x + tile].tobytes(), 1) if inside else b""
+            yield (
+                zlib.compress(block[y : y + tile, x : x + tile].tobytes(), 1) if inside else around
+            )
 
 
 def shrunk(pixels: np.ndarray, factor: int) -> np.ndarray:
