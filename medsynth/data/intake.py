@@ -152,8 +152,6 @@ class _Patience:
     def _is_slide(self, entry: Entry) -> bool:
         from .slide_files import is_slide
 
-        if self.protocol.image.tile_px is None:
-            return False
         try:
             look_at(self.raw, entry.path)
             return is_slide(self.raw / entry.path)
