@@ -107,8 +107,8 @@ def _about_images(s: Survey) -> Iterator[str]:
     yield f"{len(found.entries)} images in {s.folder}/; of the {seen.headers} looked at: {kinds}."
     if SLIDE in seen.formats:
         yield (
-            "Of each whole slide slides.tiles tiles of tissue would be taken, image.tile_px wide at "
-            "slides.um_per_px."
+            "Of each whole slide slides.tiles tiles of tissue would be taken, image.tile_px wide "
+            "at slides.um_per_px."
         )
     if found.left_out:
         words = "; ".join(f"{n} {' or '.join(w)}" for n, w in found.keep.items())

@@ -151,6 +151,16 @@ def test_two_copies_of_a_set_are_refused(tmp_path):
         find_images(tmp_path, Data(layout="nih_chestxray14"))
 
 
+def test_a_set_s_table_must_not_be_there_twice(tmp_path):
+    WRITERS["airogs"](tmp_path)
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "train_labels.csv").write_bytes(
+        (tmp_path / "train_labels.csv").read_bytes()
+    )
+    with pytest.raises(DataError, match=r"TRAIN000000.jpg is listed 2 times: .*more than one copy"):
+        find_images(tmp_path, Data(layout="airogs"))
+
+
 def test_tables_that_are_not_as_published_are_refused(tmp_path):
     WRITERS["chexpert"](tmp_path)
     path = tmp_path / "CheXpert-v1.0-small" / "train.csv"

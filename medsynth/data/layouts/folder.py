@@ -69,17 +69,13 @@ class Folder:
         """Return the files with one of these names, wherever they are, sorted."""
         return sorted(path for name in names for path in self.by_name.get(name, ()))
 
-    def image(self, stem: str, *, near: str, suffixes: Iterable[str] = ()) -> str | None:
+    def image(self, stem: str, *, near: str) -> str | None:
         """Return the image of this name without ending, None where there is none.
 
         Of several, the one that shares most folders with the table at `near`. Raises DataError
         where that does not decide.
         """
-        found = [
-            path
-            for path in self.by_stem.get(stem, ())
-            if not suffixes or suffix_of(path) in suffixes
-        ]
+        found = self.by_stem.get(stem, [])
         if len(found) > 1:
             most = max(_shared_folders(path, near) for path in found)
             found = [path for path in found if _shared_folders(path, near) == most]

@@ -94,7 +94,9 @@ AIROGS_LIGHT = Layout(
 
 
 def _eyepacs(folder: Folder) -> list[str]:
-    names = folder.named("trainLabels.csv", "trainLabels_cropped.csv", "retinopathy_solution.csv")
+    """The tables of the training and the test part; the second name is a public copy's."""
+    train = folder.named("trainLabels.csv") or folder.named("trainLabels_cropped.csv")
+    names = [*train, *folder.named("retinopathy_solution.csv")]
     return [path for path in names if {"image", "level"} <= set(folder.header(path))]
 
 

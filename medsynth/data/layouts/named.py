@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from ...errors import DataError
 from ...protocol import Data
 from . import chest_xray, fundus, histology, medmnist
-from .folder import Folder
+from .folder import TWO_COPIES, Folder
 from .folders import label_keywords
 from .layout import Layout
 from .listing import Entry, asked_in_vain, chosen_labels, is_kept, say_faults
@@ -39,11 +41,16 @@ def read(folder: Folder, one: Layout) -> list[Entry]:
     Raises DataError where its files are not as published.
     """
     try:
-        return list(one.read(folder))
+        entries = list(one.read(folder))
     except KeyError as error:
         raise DataError(f"{one.title}: {NOT_AS_PUBLISHED}, {error} is missing") from None
     except (ValueError, IndexError) as error:
         raise DataError(f"{one.title}: {NOT_AS_PUBLISHED} ({type(error).__name__})") from None
+    times = Counter((entry.path, entry.member) for entry in entries)
+    for path, member in times:
+        if times[path, member] > 1 and path in folder.existing:
+            raise DataError(f"{path} is listed {times[path, member]} times: {TWO_COPIES}")
+    return entries
 
 
 def list_from_layout(
