@@ -94,8 +94,9 @@ class Data(Section):
     FOR PROCESSING DICOM; null refuses such files unless they declare a range."""
     for_processing: bool = False
     """Take DICOM files marked FOR PROCESSING, raw detector data, too."""
-    duplicate_correlation: Share = 0.95
-    """Two images whose structure correlates at least this much are near-duplicates."""
+    duplicate_correlation: Share = 0.9
+    """Two images whose detail correlates at least this much, as it is or as a negative, are
+    near-duplicates; 1 links exact copies alone."""
 
 
 class Slides(Section):

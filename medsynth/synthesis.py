@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -69,25 +68,40 @@ def _latent(denoiser: Denoiser, count: int, device: str) -> torch.Tensor:
 
 
 def choose_conditions(
-    real: Sequence[Labels], settings: protocol.Sample, seed: int
+    real: Sequence[Labels],
+    settings: protocol.Sample,
+    seed: int,
+    *,
+    weights: Sequence[float] | None = None,
 ) -> list[dict[str, str]]:
     """Return the labels of `settings.images` synthetic images, in a random order.
 
     By default the joint counts of the real labels are followed as closely as whole images allow;
     wished shares are followed for each attribute on its own, the others by their real shares.
+    A real image counts for its weight, by default for 1.
     """
+    weights = [1.0] * len(real) if weights is None else weights
     count, rng = settings.images, np.random.default_rng(derive_seed(seed, "conditions"))
     if settings.labels is None:
-        joint = Counter(tuple(sorted(row.items())) for row in real)
+        joint = _weigh([tuple(sorted(row.items())) for row in real], weights)
         rows = [dict(key) for key in _apportion(joint, count)]
         return [rows[i] for i in rng.permutation(count)]
     columns = {}
     for attribute in sorted({name for row in real for name in row} | set(settings.labels)):
         wished = settings.labels.get(attribute)
-        shares = wished or Counter(row[attribute] for row in real if attribute in row)
+        shares = wished or _weigh([row.get(attribute) for row in real], weights)
         values = _apportion(shares, count)
         columns[attribute] = [values[i] for i in rng.permutation(count)]
     return [{name: column[i] for name, column in columns.items()} for i in range(count)]
+
+
+def _weigh(keys: Sequence, weights: Sequence[float]) -> dict:
+    """Add up the weights of each key; None is no key."""
+    sums: dict = {}
+    for key, weight in zip(keys, weights, strict=True):
+        if key is not None:
+            sums[key] = sums.get(key, 0.0) + weight
+    return sums
 
 
 def _apportion(shares: Mapping, count: int) -> list:

@@ -78,6 +78,16 @@ def test_wished_shares_are_followed():
     assert Counter(row["b"] for row in made) == {"1": 75, "2": 25}
 
 
+def test_real_images_count_for_their_weight():
+    real = [{"a": "x", "b": "1"}] * 4 + [{"a": "y", "b": "2"}] * 3
+    settings, weights = protocol.Sample(images=40), [0.25] * 4 + [1.0] * 3
+    made = synthesis.choose_conditions(real, settings, 0, weights=weights)
+    assert Counter(row["a"] for row in made) == {"x": 10, "y": 30}
+    wished = settings.model_copy(update={"labels": {"a": {"x": 1.0}}})
+    made = synthesis.choose_conditions(real, wished, 0, weights=weights)
+    assert Counter(row["b"] for row in made) == {"1": 10, "2": 30}
+
+
 @pytest.mark.parametrize("count", [1, 7, 100])
 def test_shares_that_do_not_divide_still_give_as_many_as_asked(count):
     real = [{"a": "x"}] * 3 + [{"a": "y"}] * 3 + [{"a": "z"}]

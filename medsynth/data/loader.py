@@ -7,6 +7,7 @@ training that was killed goes on with the very batches that it would have seen.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 
@@ -42,22 +43,50 @@ class Frames:
     def labels(self) -> list[dict[str, str]]:
         return [dict(self.cohort.records[i].labels) for i in self.chosen]
 
+    @cached_property
+    def groups(self) -> np.ndarray:
+        """(N,) int64: the number of each image's picture, in order of first appearance.
+
+        Linked duplicates share a number: they count once in training.
+        """
+        pictures: dict[tuple[str, int], int] = {}
+        links = [self.cohort.records[i].link for i in self.chosen]
+        keys = [("link", link) if link >= 0 else ("image", i) for i, link in enumerate(links)]
+        return np.array([pictures.setdefault(key, len(pictures)) for key in keys], np.int64)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """(N,) float64: what each image counts for, so that every picture counts for 1."""
+        return 1 / np.bincount(self.groups)[self.groups]
+
     def chunks(self, size: int) -> Iterator[np.ndarray]:
         """Give all images in order, `size` at a time."""
         for start in range(0, len(self), size):
             yield self[slice(start, start + size)]
 
 
-def draw(images: int, *, start: int, count: int, seed: int) -> np.ndarray:
+def draw(
+    images: int, *, start: int, count: int, seed: int, groups: np.ndarray | None = None
+) -> np.ndarray:
     """Return the indices (count,) of the draws start .. start + count of endless shuffled passes.
 
-    Each pass over `images` images takes every one once, in an order of its own.
+    Each pass over `images` images takes every one once, in an order of its own. With `groups`, as
+    Frames has them, each pass takes one image of every group, a random one each time; where no
+    group has two, that is the same.
     """
-    passes = range(start // images, (start + count - 1) // images + 1)
-    orders = [_order(images, seed=derive_seed(seed, "pass", number)) for number in passes]
-    offset = start - passes[0] * images
+    groups = np.arange(images) if groups is None else groups
+    sizes = np.bincount(groups)
+    passes = range(start // len(sizes), (start + count - 1) // len(sizes) + 1)
+    orders = [_one_pass(groups, sizes, seed=derive_seed(seed, "pass", n)) for n in passes]
+    offset = start - passes[0] * len(sizes)
     return np.concatenate(orders)[offset : offset + count]
 
 
-def _order(images: int, *, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).permutation(images)
+def _one_pass(groups: np.ndarray, sizes: np.ndarray, *, seed: int) -> np.ndarray:
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    if sizes.max() == 1:
+        return order
+    members = np.argsort(groups, kind="stable")
+    chances = np.random.default_rng(derive_seed(seed, "member")).random(len(sizes))
+    chosen = np.cumsum(sizes) - sizes + (chances * sizes).astype(np.int64)
+    return members[chosen][order]

@@ -89,6 +89,7 @@ def _fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
         seed=run.protocol.seed,
         folder=folder,
         device=device,
+        groups=train.groups,
         progress=progress,
     )
 
@@ -129,7 +130,9 @@ def _sample(run: Run, folder: Path, progress: Progress) -> None:
     study = run.protocol
     cohort, parts = parts_of(run)
     train = Frames(cohort, parts["train"])
-    conditions = synthesis.choose_conditions(train.labels, study.sample, study.seed)
+    conditions = synthesis.choose_conditions(
+        train.labels, study.sample, study.seed, weights=train.weights.tolist()
+    )
     if study.sample.generator == "memorize":
         chosen = np.random.default_rng(derive_seed(study.seed, "copies")).integers(
             0, len(train), study.sample.images

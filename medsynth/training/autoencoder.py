@@ -123,13 +123,20 @@ def fit_autoencoder(
         some = draw(
             len(frames),
             start=0,
-            count=min(PRINCIPAL_IMAGES, len(frames)),
+            count=min(PRINCIPAL_IMAGES, int(frames.groups.max()) + 1),
             seed=derive_seed(seed, "principal"),
+            groups=frames.groups,
         )
         autoencoder.start_from(torch.from_numpy(frames[some]))
 
     def batch(start: int, count: int) -> torch.Tensor:
-        chosen = draw(len(frames), start=start, count=count, seed=derive_seed(seed, "autoencoder"))
+        chosen = draw(
+            len(frames),
+            start=start,
+            count=count,
+            seed=derive_seed(seed, "autoencoder"),
+            groups=frames.groups,
+        )
         return flip_and_turn(torch.from_numpy(frames[chosen]).to(device), symmetry)
 
     held = torch.from_numpy(held_out[:256]).to(device)

@@ -71,10 +71,12 @@ def fit_diffusion(
     seed: int,
     folder: Path,
     device: str,
+    groups: np.ndarray | None = None,
     progress=lambda what, share: None,
 ) -> Denoiser:
     """Train on latents (V, N, c, h, w) float32, V views of each image, and conditions (V, N, L).
 
+    `groups` (N,) number the images' pictures, as Frames has them: duplicates count once.
     Writes the denoiser's folder into `folder` and returns it, with averaged weights.
     """
     torch.manual_seed(derive_seed(seed, "diffusion", "start"))
@@ -83,7 +85,9 @@ def fit_diffusion(
     schedule = Schedule(settings.schedule, settings.timesteps)
 
     def batch(start: int, wanted: int):
-        chosen = draw(count, start=start, count=wanted, seed=derive_seed(seed, "diffusion"))
+        chosen = draw(
+            count, start=start, count=wanted, seed=derive_seed(seed, "diffusion"), groups=groups
+        )
         views = torch.randint(0, len(latents), (wanted,)).numpy()
         return (
             torch.from_numpy(latents[views, chosen]).to(device),

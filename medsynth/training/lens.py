@@ -56,7 +56,13 @@ def fit_lens(
     patients = frames.patients
 
     def batch(start: int, count: int):
-        chosen = draw(len(frames), start=start, count=count, seed=derive_seed(seed, "lens"))
+        chosen = draw(
+            len(frames),
+            start=start,
+            count=count,
+            seed=derive_seed(seed, "lens"),
+            groups=frames.groups,
+        )
         return (
             torch.from_numpy(frames[chosen]).to(device),
             torch.from_numpy(patients[chosen]).to(device),

@@ -1,7 +1,6 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -157,11 +156,3 @@ def test_training_that_diverges_stops_and_says_what_to_change(tmp_path):
     with pytest.raises(StageError, match=r"loss.* is no number after 20 images\. Lower line"):
         train(replace(task, players={"net": replace(player, loss=loss)}), tmp_path)
     assert json.loads((tmp_path / "log.jsonl").read_text())["loss"] is None
-
-
-def test_each_pass_takes_every_image_once():
-    drawn = draw(7, start=0, count=21, seed=5)
-    assert all(sorted(drawn[i : i + 7]) == list(range(7)) for i in (0, 7, 14))
-    assert not np.array_equal(drawn[:7], drawn[7:14])
-    pieces = np.concatenate([draw(7, start=s, count=3, seed=5) for s in range(0, 21, 3)])
-    np.testing.assert_array_equal(pieces, drawn)
