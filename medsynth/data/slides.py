@@ -222,7 +222,7 @@ def _scales(slide: openslide.OpenSlide, um_per_px: float | None) -> tuple[float,
     if um_per_px is None:
         return 1.0, 1.0
     said = [_number(slide, "openslide.mpp-x"), _number(slide, "openslide.mpp-y")]
-    if not all(said):
+    if not all(mpp and mpp > 0 for mpp in said):
         raise BadImage("unknown scale", "the slide does not say it: set slides.um_per_px to null")
     scales = [um_per_px / mpp for mpp in said]
     if min(scales) < 1 - SCALE_TOLERANCE:
@@ -239,9 +239,10 @@ def _scales(slide: openslide.OpenSlide, um_per_px: float | None) -> tuple[float,
 
 def _number(slide: openslide.OpenSlide, name: str) -> float | None:
     try:
-        return float(slide.properties[name])
+        value = float(slide.properties[name])
     except (KeyError, ValueError):
         return None
+    return value if math.isfinite(value) else None
 
 
 def _level(slide: openslide.OpenSlide, extent: tuple[float, ...], size: tuple[int, int]) -> int:

@@ -245,6 +245,14 @@ def test_a_slide_without_a_scale_is_cut_at_its_finest_level_only(pixels, tmp_pat
     assert tiles_of(path, tiles=None).keys() == GOOD
 
 
+@pytest.mark.parametrize("said", ["nan", "inf", "0", "-0.5", "", "half"])
+def test_a_scale_that_can_t_be_is_no_scale(slide, monkeypatch, said):
+    from openslide import lowlevel
+
+    monkeypatch.setattr(lowlevel, "get_property_value", lambda *_: said)
+    assert refused(slide, um_per_px=0.5).reason == "unknown scale"
+
+
 def test_a_slide_coarser_than_asked_is_refused(slide):
     error = refused(slide, um_per_px=0.25)
     assert error.reason == "too small"
