@@ -1,14 +1,14 @@
 """What may leave a DICOM header: a closed list, read after the confidentiality profile was applied.
 
-Only PatientID and its issuer are read before that, for the pseudonym that a patient becomes. Labels
-are code strings by the list below, an age is a band of ten years, and what does not look as its
-kind must look is dropped: nobody's free text can get through.
+Only PatientID is read before that, for the pseudonym that a patient becomes. Labels are the
+standard's own terms as listed below, an age is a band of ten years, and any other word is dropped:
+a name that was typed into a code's field can't get through.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from ..errors import ProtocolError
 from ..protocol import Deidentify
 from .badimage import BadImage, silence
 from .dicom import open_dicom
+from .dicom_terms import MODALITIES, PARTS, SEXES, SIDES, VIEWS
 
 if TYPE_CHECKING:
     from .confidentiality import Audit
@@ -31,10 +32,8 @@ LABEL_KEYWORDS = {  # what data.label_columns may name where images come without
 }
 CHARACTERISTICS = ("PatientSex", "PatientAge")
 RETAIN = "patient characteristics"
-CODE = re.compile(r"[A-Z0-9_ ]{1,16}")  # DICOM's code string, PS3.5 6.2
 AGE = re.compile(r"(\d{3})([DWMY])")
 OLDEST_BAND = 90
-SIDES, SEXES = ("L", "R", "B", "U"), ("M", "F", "O")
 
 
 @dataclass(frozen=True)
@@ -75,14 +74,13 @@ def read_facts(path: Path, settings: Deidentify | None = None) -> DicomFacts:
 
 
 def patient_key(header: Any) -> str | None:
-    """Return the raw word for a patient: PatientID, with its issuer where the header names one.
+    """Return the raw word for a patient: PatientID, whoever issued it.
 
-    A number is unique only within its issuer. A known doubt: a patient of whose files only some
-    name an issuer counts as two.
+    Within a hospital some consoles name the issuer of a number and others don't. Two people of
+    two hospitals who share a number then count as one, which wastes a patient; one person who
+    counted as two could stand on both sides of the split, which would spoil the evidence.
     """
-    number = str(header.get("PatientID") or "").strip()
-    issuer = str(header.get("IssuerOfPatientID") or "").strip()
-    return (f"{issuer}\x1f{number}" if issuer else number) if number else None
+    return str(header.get("PatientID") or "").strip() or None
 
 
 def check_retained(columns: Sequence[str], settings: Deidentify) -> None:
@@ -103,7 +101,7 @@ def check_retained(columns: Sequence[str], settings: Deidentify) -> None:
 def _facts(header: Any, patient: str | None, audit: Audit) -> DicomFacts:
     return DicomFacts(
         patient=patient,
-        modality=_code(header.get("Modality")),
+        modality=_term(header.get("Modality"), MODALITIES),
         height=int(header.get("Rows") or 0),
         width=int(header.get("Columns") or 0),
         bits=int(header.get("BitsStored") or 0),
@@ -114,22 +112,21 @@ def _facts(header: Any, patient: str | None, audit: Audit) -> DicomFacts:
 
 
 def _labels(header: Any) -> dict[str, str]:
-    side = _code(header.get("ImageLaterality")) or _code(header.get("Laterality"))
-    sex = _code(header.get("PatientSex"))
+    sides = (_term(header.get(name), SIDES) for name in ("ImageLaterality", "Laterality"))
     labels = {
-        "Modality": _code(header.get("Modality")),
-        "BodyPartExamined": _code(header.get("BodyPartExamined")),
-        "ViewPosition": _code(header.get("ViewPosition")),
-        "Laterality": side if side in SIDES else "",
-        "PatientSex": sex if sex in SEXES else "",
+        "Modality": _term(header.get("Modality"), MODALITIES),
+        "BodyPartExamined": _term(header.get("BodyPartExamined"), PARTS),
+        "ViewPosition": _term(header.get("ViewPosition"), VIEWS),
+        "Laterality": next(filter(None, sides), ""),
+        "PatientSex": _term(header.get("PatientSex"), SEXES),
         "PatientAge": _band(str(header.get("PatientAge") or "")),
     }
     return {name: value for name, value in labels.items() if value}
 
 
-def _code(value: Any) -> str:
+def _term(value: Any, terms: Collection[str]) -> str:
     text = str(value or "").strip()
-    return text if CODE.fullmatch(text) else ""
+    return text if text in terms else ""
 
 
 def _band(age: str) -> str:

@@ -46,14 +46,10 @@ def test_the_facts_are_the_header_s_and_name_nobody(tmp_path):
         assert word not in repr(facts)
 
 
-def test_a_number_is_one_patient_s_only_within_its_issuer(tmp_path):
-    here = read_facts(write(tmp_path, PatientID="7", IssuerOfPatientID="North")).patient
-    there = read_facts(write(tmp_path, PatientID="7", IssuerOfPatientID="South")).patient
-    again = read_facts(write(tmp_path, PatientID=" 7 ", IssuerOfPatientID="North")).patient
+def test_a_patient_is_one_whether_or_not_a_file_names_the_issuer(tmp_path):
+    named = read_facts(write(tmp_path, PatientID=" 7 ", IssuerOfPatientID="North")).patient
     plain = read_facts(write(tmp_path, PatientID="7", IssuerOfPatientID="")).patient
-    assert here == again
-    assert len({here, there, plain}) == 3
-    assert plain == "7"
+    assert named == plain == "7"
     assert read_facts(write(tmp_path, PatientID="", IssuerOfPatientID="North")).patient is None
 
 
@@ -98,9 +94,9 @@ def test_an_age_is_a_band_of_ten_years_and_the_last_is_90(tmp_path, age, band):
 
 @pytest.mark.parametrize(
     "value",
-    ["Mrs. Doe, left", "chest", "A" * 17, "CHEST\\ABDOMEN", "DOE^JOHN", "ÄRM", "1957-03-02"],
+    ["Mrs. Doe, left", "chest", "A" * 17, "CHEST\\ABDOMEN", "DOE^JOHN", "DOE JOHN", "1957-03-02"],
 )
-def test_what_is_no_code_is_no_label(tmp_path, value):
+def test_what_is_no_term_of_the_standard_is_no_label(tmp_path, value):
     tags = {"BodyPartExamined": value, "ViewPosition": value, "Laterality": value}
     found = labels(tmp_path, PatientSex=value, PatientAge=value, **tags)
     assert found == {"Modality": "CR"}
