@@ -5,9 +5,9 @@
 Which tag is removed, emptied or replaced is the table of the library dicom-anonymizer, edition
 2024b, and single values are emptied and replaced by its actions. What it leaves undone is done
 here: sequences are entered at every depth; private tags, tags that the standard does not define,
-overlays, curves, colour profiles and whatever else may hold free text, a name or a date go, listed
-or not; file meta and preamble are made anew; UIDs follow a keyed hash; flags and method codes are
-written; and the words of all that was taken out are looked for in what stays.
+overlays, curves and whatever else may hold free text, a name or a date go, listed or not; colour
+profiles lose their words; file meta and preamble are made anew; UIDs follow a keyed hash; flags and
+method codes are written; and the words of all that was taken out are looked for in what stays.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from .. import __version__
 from ..protocol import Deidentify
 from .badimage import BadImage, silence
 from .deidentify import keyed_uid, pseudonym
+from .dicom_facts import patient_key
+from .icc import without_words
 from .ps315 import OURS, OVERLAYS, action, tags
 from .traces import Words, is_standard, readable
 
@@ -152,6 +154,9 @@ def _cleaned(before: Any, walk: _Walk, *, nested: int = 0) -> Any:
             _note(element, walk.words)
         if what not in ("remove", "private"):
             _add(after, copy.copy(element), what, walk.secret)
+    if walk.secret and "PatientID" in after:
+        patient = patient_key(before)
+        after.PatientID = pseudonym(walk.secret, "patient", patient) if patient else ""
     walk.counts["removed"] += len(before) - seen  # what can't be read is not kept
     return after
 
@@ -181,11 +186,10 @@ def _add(after: Any, element: Any, what: str, secret: bytes | None) -> None:
     from dicomanonymizer import simpledicomanonymizer as library
 
     after.add(element)
-    if element.keyword == "PatientAge" and what == "retain":
+    if element.keyword == "ICCProfile":
+        element.value = without_words(bytes(element.value or b"")) or b""
+    elif element.keyword == "PatientAge" and what == "retain":
         element.value = _capped(str(element.value or ""))
-    elif element.keyword == "PatientID" and secret is not None and what == "replace":
-        number = str(element.value or "").strip()
-        element.value = pseudonym(secret, "patient", number) if number else ""
     elif what == "uid":
         element.value = _other_uids(element.value, secret)
     elif what in ("empty", "replace"):

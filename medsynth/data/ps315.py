@@ -2,7 +2,7 @@
 
 The table is that of the library dicom-anonymizer, edition 2024b. Ours are the options, for which
 the library has none, and what no table can list: private tags, tags that the standard does not
-define, overlays, curves, colour profiles, and tags for free text, names and dates of other kinds.
+define, overlays, curves, and tags for free text, names and dates of other kinds.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ FREE = DATES | {"AE", "LT", "PN", "ST", "UC", "UN", "UR", "UT"}  # removed where
 BYTES = {"OB", "OD", "OF", "OL", "OV", "OW"}
 IMAGE_BYTES = re.compile(
     r"(Float|DoubleFloat|)PixelData|LUTData|\w*PaletteColorLookupTableData|ExtendedOffsetTable\w*"
+    r"|ICCProfile"
 )
 PERSON = 0x0010  # the patient's group: full dates do not keep a day of birth
 CURVES, OVERLAYS = 0x5000, 0x6000

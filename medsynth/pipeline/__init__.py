@@ -8,6 +8,7 @@ is done and goes on with what was interrupted. A stage is stale when its inputs,
 the protocol or the seed are no longer those that it was made with.
 """
 
+from .deidentified import deidentify
 from .demo import demo
 from .first_look import init, tell_intake
 from .judge import check_fresh, decide, findings_of, release, validate
@@ -22,6 +23,7 @@ __all__ = [
     "Run",
     "check_fresh",
     "decide",
+    "deidentify",
     "demo",
     "facts",
     "findings_of",
