@@ -125,7 +125,8 @@ def usual_words(tmp_path_factory) -> set[str]:
 # own reasons: a description that shares one of them names nobody by it.
 COMMON = {
     "abdomen", "body", "whole", "chest", "knee", "head", "lossy", "uncompressed", "compression",
-    "segmentation", "jpeg", "type", "version", "private", "anonymized", "and", "for", "the", "not", "one",
+    "segmentation", "jpeg", "type", "version", "private", "anonymized", "and", "for", "the", "not",
+    "one",
 }  # fmt: skip
 
 
