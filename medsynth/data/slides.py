@@ -84,7 +84,8 @@ def read_tiles(
 
     A tile's number depends on the slide's size and scale alone. Which tiles are drawn depends on
     those and `seed`, so that a copy of a slide in another format gives the same ones; a tile that
-    is refused makes way for the next one drawn. `max_pixels` bounds what one overview unpacks.
+    is refused makes way for the next one drawn. `max_pixels` bounds a tile as it is unpacked, and
+    the level that the overview is made from.
     Raises BadImage: no tissue left, no scale or too coarse a one, damaged, extra missing.
     """
     with open_slide(path) as slide, _damage_said():
