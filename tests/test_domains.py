@@ -45,3 +45,19 @@ def test_a_mirrored_left_eye_is_a_right_eye(eye, mirrored):
 
 def test_chests_are_never_mirrored_in_training():
     assert domains.domain("chest_xray").augmentations == "identity"
+
+
+@pytest.mark.parametrize("sides", [(64, 64), (65, 90), (120, 33), (20, 20)])
+def test_reducing_gives_each_pixel_the_mean_over_its_area(sides):
+    image = torch.rand(2, *sides, generator=torch.Generator().manual_seed(0))
+    made = domains.area_mean(image, 32)
+    # Every pixel cut into 32 x 32, so that areas begin and end between whole pixels.
+    fine = image.double().repeat_interleave(32, 1).repeat_interleave(32, 2)
+    expected = fine.reshape(2, 32, sides[0], 32, sides[1]).mean((2, 4))
+    torch.testing.assert_close(made.double(), expected, atol=1e-6, rtol=0)
+
+
+def test_an_image_of_the_right_size_stays_as_it_is():
+    image = torch.rand(3, 48, 48, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(domains.area_mean(image, 48), image)
+    assert torch.allclose(domains.area_mean(torch.ones(1, 97, 53), 32), torch.ones(1, 32, 32))

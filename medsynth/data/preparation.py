@@ -28,8 +28,7 @@ from .slide_files import is_slide, open_slide
 from .text import screen
 
 FLAT_TILE = 0.02  # a tile whose brightness varies less than this (0 to 1) is glass, not tissue
-AMPLE = 3  # times size_px: an image may be reduced to this before it is cropped ...
-ENOUGH = 2  # ... and is read again in full where the crop leaves less than this of it
+ENOUGH = 1.4  # times size_px: where a crop leaves less of a reduced image, all of it is read
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,7 @@ class Reading:
             raise BadImage("missing file", type(error).__name__) from None
 
     def _whole(self, path: Path, entry: Entry) -> File:
-        size_px, seen = self.protocol.image.size_px, self.protocol.deidentify.text_screen
-        least_px = AMPLE * size_px if seen == "off" else None  # small letters must not go
+        size_px, least_px = self.protocol.image.size_px, _least_px(self.protocol)
         image, audit, size = self._image(path, entry, least_px)
         cropped = _crop(image, self.protocol.domain)
         if image.shape[1:] != size and min(cropped.shape[1:]) < ENOUGH * size_px:
@@ -160,6 +158,13 @@ def _options(protocol: Protocol, entry: Entry, least_px: int | None) -> ReadOpti
         least_px=least_px,
         plane=data.slice_plane,
     )
+
+
+def _least_px(protocol: Protocol) -> int | None:
+    """Return to what an image may be reduced while it is read; small letters must not go."""
+    if protocol.deidentify.text_screen != "off":
+        return None
+    return round(domains.domain(protocol.domain).headroom * protocol.image.size_px)
 
 
 def _together(header: Audit | None, pixels: Audit | None) -> Audit | None:

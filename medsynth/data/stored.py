@@ -83,8 +83,11 @@ def seen_through(values: np.ndarray, window: tuple[float, float] | None) -> np.n
 
 
 def reduction(height: int, width: int, least_px: int | None) -> int:
-    """Return by which whole number an image may be reduced so that `least_px` stay, 1 for not."""
-    return max(1, min(height, width) // least_px) if least_px else 1
+    """Return by which whole number squares of pixels may be averaged, 1 for not at all.
+
+    Twice `least_px` stay: means of squares keep less of an image than a JPEG decoder's halving.
+    """
+    return max(1, min(height, width) // (2 * least_px)) if least_px else 1
 
 
 def central(size: int, factor: int) -> tuple[int, int]:

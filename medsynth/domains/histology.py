@@ -24,4 +24,5 @@ DOMAIN = Domain(
         "holds the slide; many tiles are one patient."
     ),
     crop=crop,
+    headroom=2.9,  # the edges of nuclei
 )

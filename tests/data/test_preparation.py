@@ -40,7 +40,7 @@ def prepare(path, domain="chest_xray", member=None, patient=None, **sections):
 def in_full(monkeypatch, *args, **options):
     """The same, with every pixel unpacked."""
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "AMPLE", 10**6)
+        patch.setattr(preparation, "_least_px", lambda protocol: None)
         return prepare(*args, **options)
 
 
@@ -62,13 +62,13 @@ def a_disc(size, radius):
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
-def test_reducing_on_the_way_changes_about_a_grey_level_in_the_mean(tmp_path, monkeypatch, name):
-    pixels, _ = phantoms.draw("fundus", 1, 0, 1, 640)
+def test_reducing_on_the_way_changes_few_grey_levels(tmp_path, monkeypatch, name):
+    pixels, _ = phantoms.draw("fundus", 1, 0, 1, 640)  # with a film's grain, harder than a retina
     path = save(tmp_path, pixels, name, **({"quality": 92} if name == "a.jpg" else {}))
     quick, slow = prepare(path, "fundus"), in_full(monkeypatch, path, "fundus")
     mean, most = difference(quick, slow)
     assert quick.size == slow.size == (640, 640)
-    assert 0 < mean < 1.5
+    assert 0 < mean < 2.5
     assert most < 60  # at the rim of the disc, whose place is known to a reduced pixel
 
 
