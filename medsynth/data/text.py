@@ -22,6 +22,8 @@ from .badimage import BadImage
 LONGEST_PX = 1600  # a larger image is reduced: letters of 1/200 of its long side can still be read
 SHORTEST_PX = 736  # a smaller one is enlarged
 SURE = 0.5  # a reading below this is no text
+FRAME = 0.04  # of the long side, around the image: letters that touch its edge are found so
+THICKEST = 0.2  # of the short side: what is higher than this is no line but ribs
 MARGIN = 0.5  # boxes grow by this share of their height: what fades out at a line's end goes too
 ROUNDS = 4  # a masked image is looked at again, for a long line may hide a faint one
 IDEOGRAMS = 0x2E80  # from here on a character is a word's worth: a name may have two of them
@@ -61,13 +63,14 @@ def find(image: np.ndarray, shortest: int) -> list[tuple[int, int, int, int]]:
 
     `image` is (C, H, W) in [0, 1], of any values in between; the box may be larger than the line.
     """
-    picture, scale = _picture(image)
-    lines = _read(picture)
-    return [
-        _grown(corners, scale, image.shape[1:])
-        for corners, words in lines
+    picture, scale, frame = _picture(image)
+    found = [
+        (corners - frame) / scale
+        for corners, words in _read(picture)
         if any(length(word) >= shortest for word in words.split())
     ]
+    thickest = THICKEST * min(image.shape[1:])
+    return [_grown(box, image.shape[1:]) for box in found if _thickness(box) <= thickest]
 
 
 def _masked(
@@ -89,8 +92,9 @@ def _regions(boxes: list) -> str:
     return f"{len(boxes)} region{'s' * (len(boxes) != 1)} of text"
 
 
-def _picture(image: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the (H, W, 3) bytes that are searched, in all their contrast, and their scale."""
+def _picture(image: np.ndarray) -> tuple[np.ndarray, float, int]:
+    """Return the framed (H, W, 3) bytes that are searched, in all their contrast, their scale and
+    the frame's width."""
     from PIL import Image
 
     low, high = float(image.min()), float(image.max())
@@ -100,7 +104,10 @@ def _picture(image: np.ndarray) -> tuple[np.ndarray, float]:
     if scale < 1:
         size = (round(image.shape[2] * scale), round(image.shape[1] * scale))
         pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
-    return np.ascontiguousarray(pixels), scale
+    frame = round(FRAME * max(pixels.shape[:2]))
+    ground = int(np.median(np.concatenate([pixels[[0, -1]].ravel(), pixels[:, [0, -1]].ravel()])))
+    around = ((frame, frame), (frame, frame), (0, 0))
+    return np.pad(pixels, around, constant_values=ground), scale, frame
 
 
 def _read(picture: np.ndarray) -> list[tuple[np.ndarray, str]]:
@@ -134,8 +141,13 @@ def length(word: str) -> int:
     return sum(1 + (ord(letter) >= IDEOGRAMS) for letter in word if letter.isalnum())
 
 
-def _grown(corners: np.ndarray, scale: float, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    (left, top), (right, bottom) = corners.min(axis=0) / scale, corners.max(axis=0) / scale
+def _thickness(corners: np.ndarray) -> float:
+    """Return the shorter side of a box that may stand aslant, (4, 2) corners in turn."""
+    return float(np.linalg.norm(corners - np.roll(corners, 1, axis=0), axis=1).min())
+
+
+def _grown(corners: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
     margin = MARGIN * min(bottom - top, right - left) + 1
     return (
         max(0, int(top - margin)),

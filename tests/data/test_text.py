@@ -63,8 +63,22 @@ def test_text_is_found_however_the_image_was_turned(turn):
     assert text.find(TURNS[turn](image).copy(), 3)
 
 
+@pytest.mark.parametrize("at", [(0, -3), (113, 207), (0, 207)])
+def test_text_that_touches_the_edge_is_found(at):
+    image, _ = write(phantom(), "MRN 0012345", at=at)
+    assert text.find(image, 3)
+
+
+def test_a_box_as_high_as_a_chest_is_no_line_of_text(monkeypatch):
+    lying = np.array([[10, 10], [200, 10], [200, 30], [10, 30]], dtype=float)
+    high = np.array([[10, 10], [200, 10], [200, 150], [10, 150]], dtype=float)
+    monkeypatch.setattr(text, "_read", lambda _: [(high, "1500"), (lying, "DOE^JOHN")])
+    ((top, _, bottom, _),) = text.find(phantom(), 3)
+    assert bottom - top < 60
+
+
 def test_small_text_in_a_large_image_is_found():
-    image, ink = write(phantom(size_px=512).repeat(4, 1).repeat(4, 2), "SMITH JANE", px=16)
+    image, ink = write(phantom(size_px=320).repeat(4, 1).repeat(4, 2), "SMITH JANE", px=14)
     rows, columns = np.nonzero(ink)
     ((top, left, bottom, right),) = text.find(image, 3)
     assert (top <= rows.min(), left <= columns.min()) == (True, True)
