@@ -50,7 +50,7 @@ class Image(Section):
     """Bits a channel at which images are kept and released."""
     tile_px: Annotated[int, Field(ge=16)] | None = None
     """Cut each file into squares of this side, in its own pixels, before resizing; null keeps it
-    whole. For histology fields and slides."""
+    whole, and cuts whole slides into squares of size_px. For histology fields and slides."""
 
 
 class Data(Section):
@@ -100,7 +100,8 @@ class Data(Section):
 
 
 class Slides(Section):
-    """How whole slides are cut into tiles of image.tile_px, which are then resized."""
+    """How whole slides are cut into tiles of image.tile_px (image.size_px where that is null),
+    which are then resized."""
 
     um_per_px: Positive | None = None
     """Micrometres a pixel of the tiles that are cut; null takes the slide's finest level."""
@@ -109,9 +110,10 @@ class Slides(Section):
     tissue: Share = 0.5
     """A tile is taken where at least this share of it is tissue."""
     reject_blurred: bool = True
-    """Leave out tiles that are out of focus."""
+    """Leave out tiles that are out of focus at the size at which they are kept."""
     reject_pen: bool = True
-    """Leave out tiles with marks of a pen."""
+    """Leave out tiles with marks of a pen; false for trichrome, Alcian blue and other stains that
+    are as blue or green as ink."""
 
 
 Retained = Literal[
@@ -216,6 +218,13 @@ class Adversarial(Section):
 class Autoencoder(Section):
     """The Medfusion autoencoder, a diffusers AutoencoderKL; defaults are the published ones."""
 
+    source: Literal["patients", "phantoms", "public"] = "patients"
+    """What it learns from: the training patients; made-up images, so that no patient is in it; or
+    nothing, `public` takes weights in which no patient of this study had a part."""
+    weights: str | None = None
+    """With `public`, and only then: a folder that an earlier run made, its autoencoder/."""
+    sha256: Sha256 | None = None
+    """The digest of that folder, as its stage.json has it; required with `weights`."""
     fold_px: Literal[1, 2, 4, 8] = 1
     """Fold squares of this side into channels first; 1 is the published network."""
     principal_start: bool = False
@@ -240,6 +249,13 @@ class Autoencoder(Section):
     """How it is trained."""
 
     @model_validator(mode="after")
+    def _weights_are_pinned(self) -> Autoencoder:
+        given = {self.weights is not None, self.sha256 is not None, self.source == "public"}
+        if len(given) > 1:
+            raise ValueError("source: public, weights and sha256 come together or not at all")
+        return self
+
+    @model_validator(mode="after")
     def _fits_together(self) -> Autoencoder:
         if self.principal_start and self.downscale == 1:
             raise ValueError("principal_start needs fold_px > 1 or more than one width")
@@ -251,6 +267,26 @@ class Autoencoder(Section):
     def downscale(self) -> int:
         """How many times smaller a latent's side is than its image's."""
         return self.fold_px * 2 ** (len(self.widths) - 1)
+
+
+class Private(Section):
+    """Differential privacy of the denoiser, by patient (DP-SGD; extra [private]). training.batch
+    is then the expected number of patients a step, training.clip is not used, and sample.labels
+    is required."""
+
+    epsilon: Positive
+    """The budget, for all trainings of a run together: how much an attacker may learn of whether
+    a patient was among them. No default: a person writes it."""
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    """The probability with which epsilon may not hold; below 1 / training patients."""
+    clip: Positive = 0.1
+    """A patient's gradient is cut to this norm."""
+    noise_levels: Count = 8
+    """Each patient's gradient is the mean over so many times and noises."""
+    microbatch: Count = 16
+    """Patients whose gradients are held in memory at a time; changes no result but rounding."""
+    accountant: Literal["prv", "rdp"] = "prv"
+    """How epsilon is reckoned; prv is tighter."""
 
 
 class Diffusion(Section):
@@ -280,6 +316,8 @@ class Diffusion(Section):
     """Share of the samples whose condition becomes null, one coin each, for guidance."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the weights' moving average, a step; 0 switches it off."""
+    private: Private | None = None
+    """A privacy budget; null trains without one."""
     training: Optimiser = Optimiser(
         images=3_200_000, batch=32, learning_rate=1e-4, warmup_images=10_000, weight_decay=0.01
     )
@@ -308,7 +346,9 @@ class Sample(Section):
     batch: Count = 32
     """Images at a time; what an image looks like does not depend on it."""
     labels: Mapping[str, Mapping[str, NonNegative]] | None = None
-    """Wished shares by attribute and value; null follows the training cohort's joint counts."""
+    """Wished shares by attribute and value; null follows the training cohort's joint counts.
+    Attributes that are not listed keep the patients' shares, or, with diffusion.private, are left
+    out: {} asks for no labels."""
     generator: Literal["diffusion", "memorize"] = "diffusion"
     """`memorize` hands out training images through the autoencoder, to show that the gate works."""
 
@@ -423,6 +463,15 @@ class Protocol(Section):
                 f"image.size_px must be a multiple of {step}: the autoencoder makes it "
                 f"{self.autoencoder.downscale} times smaller and the denoiser halves that "
                 f"{len(self.diffusion.widths) - 1} times"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_are_public(self) -> Protocol:
+        if self.diffusion.private is not None and self.sample.labels is None:
+            raise ValueError(
+                "diffusion.private needs sample.labels: the values and shares of the patients' "
+                "own labels are not covered by a privacy budget; {} asks for no labels"
             )
         return self
 

@@ -72,12 +72,15 @@ def fit_diffusion(
     folder: Path,
     device: str,
     groups: np.ndarray | None = None,
+    patients: np.ndarray | None = None,
+    account: Path | None = None,
     progress=lambda what, share: None,
 ) -> Denoiser:
     """Train on latents (V, N, c, h, w) float32, V views of each image, and conditions (V, N, L).
 
     `groups` (N,) number the images' pictures, as Frames has them: duplicates count once.
-    Writes the denoiser's folder into `folder` and returns it, with averaged weights.
+    Private training needs the numbers (N,) of the images' `patients` and the run's `account`,
+    spent.json. Writes the denoiser's folder into `folder` and returns it, with averaged weights.
     """
     torch.manual_seed(derive_seed(seed, "diffusion", "start"))
     _, count, channels, size, _ = latents.shape
@@ -140,6 +143,19 @@ def fit_diffusion(
         validate=validate,
         preview=preview,
     )
+    if settings.private is not None:
+        from .private import make_private
+
+        task = make_private(
+            task,
+            settings,
+            latents=latents,
+            conditions=conditions,
+            patients=patients,
+            folder=folder,
+            account=account,
+            device=device,
+        )
     trained = train(task, folder, progress)["denoiser"]
     if writes():
         trained.save(folder)

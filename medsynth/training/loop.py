@@ -59,6 +59,8 @@ class Task:
     `batch(start, count)` returns the draws start .. start + count, on any device. `average` is
     the player whose weights are averaged with decay `ema`. `validate(modules)` returns numbers
     for the log and `preview(modules, path)` writes a picture; both see the averaged weights.
+    `step(task, state)` takes the place of the usual step, in full precision; it must advance the
+    state and returns numbers for the log.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Task:
     ema: tuple[str, float] | None = None
     validate: Callable[[Modules], dict[str, float]] | None = None
     preview: Callable[[Modules, Path], None] | None = None
+    step: Callable[[Task, State], dict[str, torch.Tensor]] | None = None
 
 
 def learning_rate(settings: Optimiser) -> Callable[[int], float]:
@@ -95,11 +98,12 @@ def train(
     Returns the players' modules by name on the CPU, in evaluation mode, with the averaged
     weights where the task averages.
     """
-    accelerator = Accelerator(mixed_precision=_precision(), cpu=_device_is_cpu())
+    precision = _precision() if task.step is None else "no"
+    accelerator = Accelerator(mixed_precision=precision, cpu=_device_is_cpu())
     state = State(task, accelerator, folder)
     state.resume()
     while state.seen < task.images:
-        logs = _step(task, state)
+        logs = (task.step or _step)(task, state)
         _log(task, state, logs)
         progress(task.name, min(1.0, state.seen / task.images))
     return state.finished()
