@@ -56,10 +56,10 @@ def p_value(case: Case, attack: Attack) -> Finding:
     """Test whether the most suspicious images lie nearest to training patients by chance."""
     rng = np.random.default_rng(derive_seed(case.seed, "permutations"))
     found = attack.synthetic["everyone"]
-    order = rng.permutation(len(found.lens.score))  # ties fall at random
+    order = rng.permutation(len(found.registered.score))  # ties fall at random
     rankings = [
         nearest.patient[order][np.argsort(nearest.score[order], kind="stable")]
-        for nearest in (found.registered, found.lens)
+        for nearest in found.spaces.values()
     ]
     p = attribution_test(rankings, attack.pool.patient_is_train, case.settings.permutations, rng)
     return Finding(

@@ -76,10 +76,18 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Found:
-    """The nearest by registered structure, and by the lens."""
+    """The nearest in each space, a way of measuring likeness: "registered" (structure, see
+    `registration`) is always there and is what flags an image, "lens" goes by features."""
 
-    registered: Nearest
-    lens: Nearest
+    spaces: Mapping[str, Nearest]
+
+    @property
+    def registered(self) -> Nearest:
+        return self.spaces["registered"]
+
+    @property
+    def lens(self) -> Nearest:
+        return self.spaces["lens"]
 
 
 def look(
@@ -147,7 +155,7 @@ def search(
     """
     device = gallery.patients.device
     parts = {name: torch.from_numpy(mask).to(device) for name, mask in among.items()}
-    rows: dict[str, list] = {name: [] for name in parts}
+    rows: dict[str, list[dict[str, tuple]]] = {name: [] for name in parts}
     for start in range(0, len(queries), BATCH):
         chosen = slice(start, start + BATCH)
         cosines = torch.einsum(
@@ -166,8 +174,8 @@ def search(
     return {name: _collect(found) for name, found in rows.items()}
 
 
-def _search_one(posed, cosine, gallery, parts, candidates) -> dict[str, list[tuple]]:
-    """Coarse, middle, fine for one query; -> {part: [registered row, lens row]}."""
+def _search_one(posed, cosine, gallery, parts, candidates) -> dict[str, dict[str, tuple]]:
+    """Coarse, middle, fine for one query; -> {part: {space: row}}."""
     everyone = torch.arange(len(cosine), device=cosine.device)
     coarse = _matches(posed, gallery, COARSE, everyone)
     wide = {
@@ -186,10 +194,10 @@ def _search_one(posed, cosine, gallery, parts, candidates) -> dict[str, list[tup
     }
     fine = _matches(posed, gallery, FINE, _union(short.values()))
     return {
-        name: [
-            judge(fine, gallery.patients, _only(short[name], part)),
-            judge(cosine, gallery.patients, part),
-        ]
+        name: {
+            "registered": judge(fine, gallery.patients, _only(short[name], part)),
+            "lens": judge(cosine, gallery.patients, part),
+        }
         for name, part in parts.items()
     }
 
@@ -241,8 +249,8 @@ def judge(
     return top, int(patients[top]), nearest, score
 
 
-def _collect(rows: list[list[tuple]]) -> Found:
-    return Found(*(_nearest([row[way] for row in rows]) for way in (0, 1)))
+def _collect(rows: list[dict[str, tuple]]) -> Found:
+    return Found({space: _nearest([row[space] for row in rows]) for space in rows[0]})
 
 
 def _nearest(rows: list[tuple]) -> Nearest:
