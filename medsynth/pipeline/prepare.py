@@ -17,9 +17,11 @@ def ingest(run: Run, raw: Path, progress: Progress = silent) -> StageRecord:
     """
     from ..data import deidentify, intake
     from ..data.original import look_over
+    from ..data.text import check_installed
 
     if not raw.is_dir():
         raise StageError(f"expected a folder of images, {raw.name} is none")
+    check_installed(run.protocol.deidentify)
 
     def build(workspace: Path) -> None:
         secret = deidentify.read_or_make_secret(run.folder / "site.key")
