@@ -167,6 +167,21 @@ def test_a_label_of_a_slide_is_refused(tmp_path):
     assert done.reasons == {"burned-in annotation": 1}
 
 
+def test_whole_slides_and_their_pictures_are_not_taken(tmp_path):
+    raw = tmp_path / "raw"
+    (raw / "slide").mkdir(parents=True)
+    tifffile.imwrite(
+        raw / "a.svs", np.zeros((64, 64, 3), np.uint8), description="Aperio Image Library v1",
+        tile=(32, 32), metadata=None, photometric="rgb",
+    )  # fmt: skip
+    for name in ("b.mrxs", "slide/c-macro.jpg"):
+        named_images.write_jpeg(raw / name, named_images.pixels(colour=True))
+    (raw / "slide" / "c.vms").write_text("[Virtual Microscope Specimen]\nMacroImage=c-macro.jpg\n")
+    done = deidentify(raw, tmp_path / "out")
+    assert done.written == 0
+    assert "slide/c-macro.jpg" not in (tmp_path / "out.quarantine.csv").read_text()
+
+
 # Burned-in text ---------------------------------------------------------------------------------
 
 

@@ -24,9 +24,11 @@ from .badimage import BadImage, silence
 from .confidentiality import METHODS, Audit, apply, check_declared_text, claim_clean_pixels
 from .deidentify import pseudonym
 from .icc import without_words
+from .layouts.walk import SLIDES
 from .options import ReadOptions
 from .original import look_at
 from .readers import JPEG, PNG, TIFF, begins_as_dicom
+from .slide_files import is_slide
 from .stored import Stored, to_floats
 from .strip import strip_jpeg, strip_jpeg2000, strip_png
 from .text import Screened, screen
@@ -160,6 +162,8 @@ class Deidentifying:
         from .raster import read_jpeg, read_png
         from .tiff import read_tiff
 
+        if path.suffix.lower() in SLIDES or is_slide(path):  # MIRAX begins as a JPEG, label and all
+            raise BadImage("not an image", "a whole slide: medsynth ingest cuts it into tiles")
         tiff = head.startswith(TIFF)
         read = read_tiff if tiff else read_png if head.startswith(PNG) else read_jpeg
         if not tiff and self.settings.text_screen == "off":

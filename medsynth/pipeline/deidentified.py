@@ -147,11 +147,18 @@ def _open(out: Path, secret: bytes, settings: Deidentify) -> None:
 
 
 def _images(raw: Path) -> tuple[list[str], int]:
-    """List the images of a folder by their names, and count its other files."""
+    """List the images of a folder by their names, and count its other files.
+
+    Pictures that belong to a whole slide are no images of their own: one of them shows its label.
+    """
     from ..data.layouts.walk import is_image_name, walk
+    from ..data.readers import is_dicom
+    from ..data.slide_files import parts_of_slides
 
     found = list(walk(raw))
     images = [path for path in found if is_image_name(raw, path)]
+    parts = parts_of_slides(raw, [path for path in images if not is_dicom(raw / path)])
+    images = [path for path in images if path not in parts]
     return images, len(found) - len(images)
 
 
