@@ -32,7 +32,8 @@ class Intake:
     `files` were listed, `bad` of them refused (`reasons` counts why, files that a table names but
     that don't exist included), `unlisted` are image files that no table names. `layout` says by
     what they were listed, `caveats` what the data set does not know. `patients` is None where no
-    patient is known. Sizes are (smallest, median, largest) in pixels of the files.
+    patient is known. Sizes are (smallest, median, largest) in pixels of the files. Of the
+    `featureless_images` only exact duplicates are known.
     """
 
     files: int
@@ -51,6 +52,7 @@ class Intake:
     height_px: tuple[int, int, int]
     width_px: tuple[int, int, int]
     deidentified: dict[str, int]
+    featureless_images: int
     duplicate_groups: int
     duplicate_images: int
     patients_joined_by_duplicates: int
@@ -134,7 +136,7 @@ class Account:
         if not self.records:
             raise DataError("no image is left: all files are bad, and quarantine.csv says why")
 
-    def describe(self, cohort: Cohort, listing: Listing) -> Intake:
+    def describe(self, cohort: Cohort, listing: Listing, *, featureless: int) -> Intake:
         """Return the whole in numbers."""
         names = [record.patient for record in cohort.records]
         links = [record.link for record in cohort.records]
@@ -155,6 +157,7 @@ class Account:
             height_px=_range(self.heights),
             width_px=_range(self.widths),
             deidentified=dict(sorted(self.deidentified.items())),
+            featureless_images=featureless,
             duplicate_groups=len(set(links) - {-1}),
             duplicate_images=len(links) - links.count(-1),
             patients_joined_by_duplicates=_joined(cohort),

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from .. import domains
-from ..cohort import Cohort
+from ..cohort import Cohort, Record
 from ..protocol import Protocol
 from ..runtime import digest_json, versions, write_json
 from .account import Account, Intake
 from .badimage import BadImage
 from .deidentify import pseudonym
 from .dicom_facts import check_retained
+from .duplicates import Links, find_links, write_links
 from .journal import PIXELS, Form, Journal
 from .layouts import Entry, find_images
 from .original import Known, Look, Steady, known_by, look_at
@@ -51,13 +52,14 @@ def ingest(
     earlier: Path | None = None,
     workers: int | None = None,
 ) -> Intake:
-    """Write the raw folder's cohort, quarantine.csv, audit.csv and intake.json into `workspace`.
+    """Write the raw folder's cohort and what is said of it into `workspace`.
 
-    `progress` is told (files done, files). Of files that an interrupted call left in `workspace`,
-    or that a finished one wrote to `earlier`, only what is new or changed is read. `workers`
-    processes read, by default one a core; 0 reads in this process, without limits. Raises
-    DataError where the tables have faults, or where more than data.max_bad_share of the files
-    are bad; quarantine.csv is there by then.
+    That is quarantine.csv, audit.csv, duplicates.csv and intake.json. `progress` is told (files
+    done, files). Of files that an interrupted call left in `workspace`, or that a finished one
+    wrote to `earlier`, only what is new or changed is read. `workers` processes read, by default
+    one a core; 0 reads in this process, without limits. Raises DataError where the tables have
+    faults, or where more than data.max_bad_share of the files are bad; quarantine.csv is there
+    by then.
     """
     entries = (listing := find_images(raw, protocol.data)).entries
     _check_labels(entries, protocol)
@@ -74,9 +76,11 @@ def ingest(
         account.stop_if_too_bad(protocol)
         journal.finish()
     pixels = np.load(workspace / PIXELS, mmap_mode="r")
-    cohort = _link(Cohort(protocol.domain, tuple(account.records), pixels), protocol)
+    links = find_links(pixels, correlation=protocol.data.duplicate_correlation)
+    write_links(workspace / "duplicates.csv", account.records, links)
+    cohort = Cohort(protocol.domain, _linked(account.records, links), pixels)
     cohort.write(workspace)
-    intake = account.describe(cohort, listing)
+    intake = account.describe(cohort, listing, featureless=links.featureless)
     write_json(workspace / "intake.json", asdict(intake))
     return intake
 
@@ -187,12 +191,6 @@ def _facts(file: File, entry: Entry, secret: bytes) -> dict[str, Any]:
     return facts
 
 
-def _link(cohort: Cohort, protocol: Protocol) -> Cohort:
-    from .duplicates import link_duplicates
-
-    links = link_duplicates(cohort.pixels, correlation=protocol.data.duplicate_correlation)
-    records = [
-        replace(record, link=link)
-        for record, link in zip(cohort.records, links.tolist(), strict=True)
-    ]
-    return replace(cohort, records=tuple(records))
+def _linked(records: Sequence[Record], links: Links) -> tuple[Record, ...]:
+    groups = links.groups.tolist()
+    return tuple(replace(record, link=n) for record, n in zip(records, groups, strict=True))

@@ -5,19 +5,23 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import shutil
 from collections import Counter
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tiny import study, write_raw
 
 from medsynth.cohort import Record
 from medsynth.data import phantoms
 from medsynth.data.duplicates import find_links, link_duplicates, write_links
+from medsynth.data.intake import ingest
 from medsynth.data.likeness import symmetries
 from medsynth.protocol import Data
 
@@ -186,6 +190,22 @@ def test_the_list_names_pairs_and_says_whether_patients_differ(tmp_path):
     ]
     assert THRESHOLD <= float(rows[0]["correlation"]) < 1
     assert not {"p1", "p2", "p3"} & set(text.split(","))
+
+
+def test_ingest_lists_the_picture_that_two_patients_have(tmp_path):
+    raw = write_raw(tmp_path / "raw", patients=6, bad_files=0)
+    table = pd.read_csv(raw / "labels.csv")
+    first = table.iloc[0].copy()
+    shutil.copyfile(raw / first["path"], (raw / first["path"]).with_name("again.png"))
+    first["path"] = str(Path(first["path"]).with_name("again.png"))
+    first["patient_id"] = "another person"
+    pd.concat([table, first.to_frame().T]).to_csv(raw / "labels.csv", index=False)
+    (tmp_path / "intake").mkdir()
+    taken = ingest(raw, tmp_path / "intake", study(), b"secret", workers=0)
+    rows = (tmp_path / "intake" / "duplicates.csv").read_text().splitlines()
+    assert rows[0] == "group,first,second,kind,correlation,other_patient"
+    assert [row.split(",", 3)[3] for row in rows[1:]] == ["exact,1.000,yes"]
+    assert (taken.duplicate_images, taken.featureless_images) == (2, 0)
 
 
 def grey_files(folder: Path) -> list[np.ndarray]:

@@ -109,7 +109,7 @@ def test_what_was_read_before_a_stop_is_not_read_again(raw, tmp_path, counted, f
     assert results(tmp_path / "stopped") == results(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("place", ["pixels.npy", "files.jsonl", "duplicates"])
+@pytest.mark.parametrize("place", ["pixels.npy", "files.jsonl", "duplicates.csv"])
 def test_a_stop_at_the_very_end_costs_no_reading(raw, tmp_path, counted, monkeypatch, place):
     def stop(path, *rest):
         if getattr(path, "name", place) == place:
@@ -118,7 +118,8 @@ def test_a_stop_at_the_very_end_costs_no_reading(raw, tmp_path, counted, monkeyp
 
     space, rename = tmp_path / "stopped", Path.rename
     with monkeypatch.context() as patch:
-        patch.setattr(*((intake, "_link") if place == "duplicates" else (Path, "rename")), stop)
+        late = place == "duplicates.csv"
+        patch.setattr(*((intake, "write_links") if late else (Path, "rename")), stop)
         with pytest.raises(KeyboardInterrupt):
             take_in(raw, space)
     del counted[:]
