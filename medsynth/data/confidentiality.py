@@ -25,7 +25,7 @@ from .badimage import BadImage, silence
 from .deidentify import keyed_uid, pseudonym
 from .dicom_facts import patient_key
 from .icc import without_words
-from .ps315 import OURS, OVERLAYS, action, tags
+from .ps315 import OURS, OVERLAYS, action, is_retained, tags
 from .traces import Words, is_standard, readable
 
 METHOD = f"medsynth {__version__}: PS3.15 Basic Application Confidentiality"
@@ -38,7 +38,6 @@ METHODS = {  # PS3.16, CID 7050
     "uids": ("113110", "Retain UIDs Option"),
     "institution identity": ("113112", "Retain Institution Identity Option"),
 }
-META_IDENTITY = ("MediaStorageSOPInstanceUID", "SourceApplicationEntityTitle")
 LAST_META = 0x00020016  # what comes after this names who sent the file
 OLDEST = 89  # years; a higher age singles a person out (45 CFR 164.514(b)(2)(i)(C))
 OVERLAY_BIT_POSITION = 0x0102
@@ -97,7 +96,7 @@ def residue(before: Any, after: Any, settings: Deidentify) -> list[str]:
     with silence():
         walk = _Walk(settings.retain, secret=None)
         _file_meta(before, _cleaned(before, walk), walk.words)
-        stayed = (element for element in _leaves(after) if walk.words.stay_in(element))
+        stayed = (element for element in _leaves(after) if walk.repeats(element))
         return sorted({element.keyword or "private" for element in stayed})
 
 
@@ -125,6 +124,12 @@ class _Walk:
     secret: bytes | None
     words: Words = field(default_factory=Words)
     counts: Counter = field(default_factory=Counter)
+
+    def repeats(self, element: Any) -> bool:
+        """Whether an element repeats a word that must go; what an option retains may share words
+        with what is removed, but name nobody."""
+        retained = is_retained(int(element.tag), element.VR, self.retain)
+        return self.words.stay_in(element, names_only=retained)
 
 
 def _apply(before: Any, settings: Deidentify, secret: bytes | None) -> tuple[Any, Audit]:
@@ -219,10 +224,10 @@ def _other_uids(value: Any, secret: bytes | None) -> str | list[str]:
 
 def _blank_traces(after: Any, walk: _Walk) -> None:
     for element in _leaves(after):
-        if walk.words.stay_in(element):
+        if walk.repeats(element):
             element.value = ""
             walk.counts["traces"] += 1
-            if walk.words.stay_in(element):
+            if walk.repeats(element):
                 raise BadImage("truncated or damaged", "an identifying word can't be taken out")
 
 
@@ -253,7 +258,7 @@ def _file_meta(before: Any, after: Any, words: Words) -> Any:
     if after.get("SOPInstanceUID"):
         meta.MediaStorageSOPInstanceUID = after.SOPInstanceUID
     for element in old and readable(old):
-        if element.keyword in META_IDENTITY or element.tag > LAST_META:
+        if element.keyword == "SourceApplicationEntityTitle" or element.tag > LAST_META:
             words.add(element)
     return meta
 

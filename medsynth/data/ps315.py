@@ -44,6 +44,7 @@ IMAGE_BYTES = re.compile(
     r"|ICCProfile"
 )
 PERSON = 0x0010  # the patient's group: full dates do not keep a day of birth
+FILE_META = 0x0002
 CURVES, OVERLAYS = 0x5000, 0x6000
 OURS = (  # written by `apply`, and never taken over
     "PatientIdentityRemoved DeidentificationMethod DeidentificationMethodCodeSequence "
@@ -84,10 +85,23 @@ def action(tag: int, vr: str, retain: tuple[str, ...]) -> str:
     listed = _rules(retain).get(tag)
     if listed:
         return "uid" if vr == "UI" and listed in ("empty", "replace") else listed
-    if vr in DATES and "full dates" in retain and group != PERSON:
+    if vr in DATES and _keeps_date(tag, retain):
         return "keep"
     image_bytes = IMAGE_BYTES.fullmatch(dictionary_keyword(tag))
     return "remove" if vr in FREE or (vr in BYTES and not image_bytes) else "keep"
+
+
+def is_retained(tag: int, vr: str, retain: tuple[str, ...]) -> bool:
+    """Return whether an element stays because an option of the protocol says so."""
+    if not retain or tag >> 16 <= FILE_META:
+        return bool(retain) and vr == "UI" and "uids" in retain
+    if vr in DATES:
+        return _keeps_date(tag, retain)
+    return action(tag, vr, retain) == "retain"
+
+
+def _keeps_date(tag: int, retain: tuple[str, ...]) -> bool:
+    return "full dates" in retain and tag >> 16 != PERSON
 
 
 @cache

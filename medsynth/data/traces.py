@@ -69,17 +69,18 @@ class Words:
             if element.VR == "PN" or element.tag.group == PERSON:
                 self.names |= words - DEFINED
 
-    def stay_in(self, element: Any) -> bool:
+    def stay_in(self, element: Any, *, names_only: bool = False) -> bool:
         """Return whether one of the words stands in an element that is no sequence.
 
         Numbers are not looked at. Code strings and codes are compared with names alone, for a
         description shares the words of the standard with them.
         """
         if element.VR == "UI":
-            return not self.uids.isdisjoint(_values(element))
+            return not (names_only or self.uids.isdisjoint(_values(element)))
         if element.VR not in TEXTS:
             return False
-        wanted = self.names if element.VR == "CS" or element.keyword in CODES else self.every
+        code = element.VR == "CS" or element.keyword in CODES
+        wanted = self.names if code or names_only else self.every
         return any(_shares(text, wanted) for text in _values(element))
 
 
@@ -115,7 +116,8 @@ def _values(element: Any) -> list[str]:
 
 
 def _shares(text: str, wanted: set[str]) -> bool:
-    if not wanted.isdisjoint(split(text)):
+    found = split(text) - DUMMIES
+    if not wanted.isdisjoint(found):
         return True
-    folded = text.casefold()
-    return any(len(word) >= EMBEDDED and word in folded for word in wanted)
+    words = " ".join(found)
+    return any(len(word) >= EMBEDDED and word in words for word in wanted)

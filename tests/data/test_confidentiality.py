@@ -284,6 +284,19 @@ def test_a_retained_option_keeps_its_own_tags_and_no_others():
         assert not residue(before, after, chosen)
 
 
+def test_what_is_retained_stays_though_something_removed_shares_its_words():
+    before = read("CT_small")
+    before.InstitutionName, before.StudyDescription = "Radium Hospital", "sent by Radium Hospital"
+    before.PatientComments = f"seen on {before.StudyDate}"
+    chosen = Deidentify(retain=("uids", "institution identity", "full dates"))
+    after, _ = apply(before, chosen)
+    for name in ("InstitutionName", "SOPInstanceUID", "StudyInstanceUID", "StudyTime"):
+        assert after[name].value == before[name].value, name
+    assert after.file_meta.MediaStorageSOPInstanceUID == before.SOPInstanceUID
+    before.InstitutionName = "Private practice of CompressedSamples"
+    assert apply(before, chosen)[0].InstitutionName == ""
+
+
 def test_ages_above_89_are_one_age():
     chosen = Deidentify(retain=("patient characteristics",))
     ages = {"089Y": "089Y", "090Y": "090Y", "104Y": "090Y", "011M": "011M", "": ""}
