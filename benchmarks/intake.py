@@ -266,6 +266,7 @@ def compare(kind: str, args: argparse.Namespace) -> str:
             "medsynth": partial(medsynth_reads, domain=domain),
         }
         rates = race(ways, paths, args.processes, args.rounds)
+        whole_ingest(Path(folder), domain, args.processes)  # imports what it needs
         stage = whole_ingest(Path(folder), domain, args.processes)
     per_second = " | ".join(f"{median(rates[name]):.1f}" for name in ways)
     beside = " | ".join(_ratio(rates["medsynth"], rates[other]) for other in ("bare", "monai"))

@@ -17,6 +17,7 @@ from ..errors import ProtocolError
 if TYPE_CHECKING:
     from monai.transforms import Compose
 
+STRIP = 32  # rows of areas that are worked out at once
 Symmetry = Literal["identity", "flip", "rotations", "flips and rotations"]
 
 
@@ -71,8 +72,15 @@ def area_mean(image, size_px: int):
     A pixel that lies in two areas counts in each for its part. MONAI's "area" lets it count in
     full in both, which blurs the more the smaller the image is: by half where it is 2 to 1.
     """
-    down, across = (_parts(side, size_px) for side in image.shape[1:])
-    return down @ image @ across.T
+    import torch
+
+    height, width = image.shape[1:]
+    down, strips = _parts(height, size_px), []
+    for first in range(0, size_px, STRIP):  # an area is made of the rows near it and no others
+        end = min(first + STRIP, size_px)
+        top, bottom = first * height // size_px, -(-end * height // size_px)
+        strips.append(down[first:end, top:bottom] @ image[:, top:bottom])
+    return torch.cat(strips, dim=1) @ _parts(width, size_px).T
 
 
 @lru_cache(maxsize=64)
