@@ -46,18 +46,15 @@ def read_array(path: Path, options: ReadOptions) -> Stored:
     """Read the image of number options.frame; see `readers.read_image`."""
     everything = _open(path)
     total = sum(series.shape[0] for series in everything.values())
-    number = options.frame
-    if number is None and total > 1:
+    if options.frame is None and total > 1:
         raise BadImage("multi-frame", f"{total} images: choose one by data.frame")
-    if (number or 0) >= total:
-        raise BadImage("multi-frame", f"image {number} of {total} was asked for")
-    left = number or 0
+    number = options.frame or 0
     for series in everything.values():
-        if left < series.shape[0]:
+        if number < series.shape[0]:
             check_size(*series.shape[1:3], options.max_pixels)
-            return stored(series.take(left))
-        left -= series.shape[0]
-    raise AssertionError("counted wrong")
+            return stored(series.take(number))
+        number -= series.shape[0]
+    raise BadImage("multi-frame", f"image {options.frame} of {total} was asked for")
 
 
 def is_npz(path: Path) -> bool:
