@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any
 
-from ..cohort import Cohort, Record, csv_line
+from ..cohort import Cohort, Origin, Record, csv_line
 from ..errors import DataError
 from ..protocol import Protocol
 from .confidentiality import Audit
@@ -70,8 +70,8 @@ class Account:
     a byte that is no text as \\udcff. The source in audit.csv is a keyed hash of the path.
     """
 
-    def __init__(self, folder: Path, secret: bytes):
-        self.folder, self.secret = folder, secret
+    def __init__(self, folder: Path, secret: bytes, origin: Origin = "real"):
+        self.folder, self.secret, self.origin = folder, secret, origin
         self.records: list[Record] = []
         self.reasons: Counter[str] = Counter()
         self.deidentified: Counter[str] = Counter()
@@ -111,8 +111,8 @@ class Account:
         labels = {**said["labels"], **entry.labels}
         labels = {name: written(value) for name, value in labels.items()}
         for tile in said["tiles"]:
-            name = f"real-{self.files:06d}" + (f"-{tile:03d}" if tile else "")
-            yield Record(id=name, origin="real", patient=patient, labels=labels, source=source)
+            name = f"{self.origin}-{self.files:06d}" + (f"-{tile:03d}" if tile else "")
+            yield Record(name, self.origin, patient, labels, source)
 
     def _write_audit(self, source: str, entry: Entry, said: Mapping[str, Any]) -> None:
         audit = said.get("audit") or {}

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .. import domains
-from ..cohort import Cohort, Record
+from ..cohort import Cohort, Origin, Record
 from ..protocol import Protocol
 from ..runtime import digest_json, versions, write_json
 from .account import Account, Intake
@@ -26,7 +26,7 @@ from .deidentify import pseudonym
 from .dicom_facts import check_retained
 from .duplicates import Links, find_links, write_links
 from .journal import PIXELS, Form, Journal
-from .layouts import Entry, find_images
+from .layouts import Entry, Listing, find_images
 from .original import Known, Look, Steady, known_by, look_at
 from .pool import read_all
 from .preparation import File, Reading
@@ -51,22 +51,26 @@ def ingest(
     *,
     earlier: Path | None = None,
     workers: int | None = None,
+    listing: Listing | None = None,
+    origin: Origin = "real",
 ) -> Intake:
     """Write the raw folder's cohort and what is said of it into `workspace`.
 
     That is quarantine.csv, audit.csv, duplicates.csv and intake.json. `progress` is told (files
     done, files). Of files that an interrupted call left in `workspace`, or that a finished one
     wrote to `earlier`, only what is new or changed is read. `workers` processes read, by default
-    one a core; 0 reads in this process, without limits. Raises DataError where the tables have
+    one a core; 0 reads in this process, without limits. `listing` says which images there are,
+    by default as data says, and `origin` what they are. Raises DataError where the tables have
     faults, or where more than data.max_bad_share of the files are bad; quarantine.csv is there
     by then.
     """
-    entries = (listing := find_images(raw, protocol.data)).entries
+    listing = listing or find_images(raw, protocol.data)
+    entries = listing.entries
     _check_labels(entries, protocol)
     known = [_known(raw, entry, secret) for entry in entries]
     wanted = [item for item in known if isinstance(item, Known)]
     with (
-        Account(workspace, secret) as account,
+        Account(workspace, secret, origin) as account,
         Journal(workspace, _form(protocol), wanted, earlier=earlier, never=READ_AGAIN) as journal,
         closing(_read(raw, entries, known, journal, protocol, workers)) as files,
     ):
