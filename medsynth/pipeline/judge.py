@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def _validate(run: Run, folder: Path, progress: Progress) -> None:
         train=cohort.take(parts["train"]),
         holdout=cohort.take(parts["holdout"]),
         synthetic=Cohort.read(run.folder / "synthetic"),
-        lens=_open_lens(run),
+        lens=open_lens(run),
         reconstruct=_reconstructor(run),
         seed=run.protocol.seed,
         private=private,
@@ -50,7 +51,8 @@ def _validate(run: Run, folder: Path, progress: Progress) -> None:
     write_findings(folder / "findings.jsonl", findings)
 
 
-def _open_lens(run: Run):
+def open_lens(run: Run) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the run's lens as a function from images to features."""
     from ..models.lens import Lens, features, open_weights
 
     folder, settings = run.folder / "lens", run.protocol.lens
@@ -114,21 +116,29 @@ def decide(run: Run) -> Verdict:
         "evidence": gate.digest_findings(findings),
     }
     claim = gate.claims(read_json(run.folder / "split" / "split.json"), domain=run.protocol.domain)
-    verdict = _judge(run, findings, claim, digests)
+    generator = digest_json(
+        [digests["autoencoder"], digests["diffusion"], run.protocol.sample.generator]
+    )
+    verdict = judge(run, findings, claim, digests, generator=generator)
     write_json(path, verdict.to_dict())
     return verdict
 
 
-def _judge(
-    run: Run, findings: dict[str, Finding], claim: tuple[str, ...], digests: dict[str, str]
+def judge(
+    run: Run,
+    findings: dict[str, Finding],
+    claim: tuple[str, ...],
+    digests: dict[str, str],
+    *,
+    generator: str,
 ) -> Verdict:
-    """Judge, and write the attempt down before the verdict is."""
+    """Judge, and write the attempt down before the verdict is; a rejection of a `generator` stays.
+
+    Raises StageError where this attempt's tests could no longer reject anything.
+    """
     from ..release import attempts, gate
 
     rules, log = run.protocol.gate.rules, run.folder / "attempts.jsonl"
-    generator = digest_json(
-        [digests["autoencoder"], digests["diffusion"], run.protocol.sample.generator]
-    )
     attempt = attempts.number(log, digests["evidence"])
     if not all(run.protocol.can_reject(rule, attempt=attempt) for rule in rules):
         raise StageError(

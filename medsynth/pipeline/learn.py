@@ -21,6 +21,14 @@ def fit(run: Run, progress: Progress = silent) -> None:
 
 
 def _fit_lens(run: Run, folder: Path, progress: Progress) -> None:
+    cohort, parts = parts_of(run)
+    # Training and held-out patients alike, in the cohort's order: no label of which is which.
+    both = np.sort(np.concatenate([parts["train"], parts["holdout"]]))
+    make_lens(run, Frames(cohort, both), folder, progress)
+
+
+def make_lens(run: Run, frames: Frames, folder: Path, progress: Progress) -> None:
+    """Train the lens on images into a folder, or take the weights that the protocol names."""
     settings = run.protocol.lens
     if settings.weights is not None:
         from ..models.lens import open_weights
@@ -32,11 +40,8 @@ def _fit_lens(run: Run, folder: Path, progress: Progress) -> None:
         return
     from ..training.lens import fit_lens
 
-    cohort, parts = parts_of(run)
-    # Training and held-out patients alike, in the cohort's order: no label of which is which.
-    both = np.sort(np.concatenate([parts["train"], parts["holdout"]]))
     fit_lens(
-        Frames(cohort, both),
+        frames,
         settings,
         symmetry=run.domain.symmetries,
         seed=run.protocol.seed,
