@@ -69,6 +69,8 @@ def read_facts(path: Path, settings: Deidentify | None = None) -> DicomFacts:
             return _facts(confidential, patient_key(header), audit)
         except BadImage:
             raise
+        except MemoryError:
+            raise BadImage("took too much memory", "header") from None
         except Exception as error:  # a damaged header may raise anything, and quote what it holds
             raise BadImage("truncated or damaged", f"header ({type(error).__name__})") from None
 

@@ -24,6 +24,8 @@ class Header:
 
 def peek(path: Path) -> Header | None:
     """Read one file's header, told apart by content; None where it can't be read."""
+    if not path.is_file():  # a pipe would be waited for
+        return None
     with silence():
         try:
             return _peek_dicom(path) or _peek_tiff(path) or _peek_raster(path)

@@ -71,13 +71,17 @@ def parts_of_slides(raw: Path, paths: Iterable[str]) -> set[str]:
 
 
 def _later_of_series(raw: Path, paths: Iterable[str]) -> Iterator[str]:
+    from .pool import read_all  # a damaged header may end whoever parses it
+    from .worker import Limits, Lost
+
+    slides = [path for path in paths if is_whole_slide(raw / path)]
+    names = read_all(_series, [raw / path for path in slides], limits=Limits(10.0, 1.0))
     seen: set[tuple[str, str]] = set()
-    for path in paths:
-        if is_whole_slide(raw / path):
-            series = posixpath.dirname(path), _series(raw / path)
-            if series in seen:
-                yield path
-            seen.add(series)
+    for path, name in zip(slides, names, strict=True):
+        series = posixpath.dirname(path), path if isinstance(name, Lost) else name
+        if series in seen:
+            yield path
+        seen.add(series)
 
 
 def _companions(paths: Iterable[str]) -> Iterator[str]:

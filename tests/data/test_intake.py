@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import socket
 import time
+from collections import Counter
+from contextlib import chdir, closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +20,15 @@ from medsynth.cohort import Cohort
 from medsynth.data import phantoms
 from medsynth.data.deidentify import pseudonym
 from medsynth.data.intake import ingest
+from medsynth.data.layouts import Entry
+from medsynth.data.original import Steady, look_at
+from medsynth.data.preparation import File
 from medsynth.errors import DataError
 from medsynth.protocol import parse
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
 SECRET = b"k" * 32
+posix = pytest.mark.skipif(os.name != "posix", reason="links and names of POSIX")
 needs_real = pytest.mark.skipif(not REAL.exists(), reason="real images are not here")
 
 
@@ -43,9 +52,13 @@ def workspace(tmp_path, name="intake.tmp"):
     return tmp_path / name
 
 
-def quarantine(space):
-    with (space / "quarantine.csv").open() as file:
+def rows(path):
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def quarantine(space):
+    return rows(space / "quarantine.csv")
 
 
 def test_a_folder_becomes_a_cohort_with_keyed_patients(tmp_path):
@@ -198,6 +211,159 @@ def test_an_image_that_the_domain_can_t_use_is_refused(tmp_path, pixels, domain,
     Image.fromarray(pixels.astype(np.uint8)).save(raw / "a.png")
     with pytest.raises(DataError, match=f"1 of 1 files can't be used .1 {expected}"):
         ingest(raw, space, protocol(domain), SECRET)
+
+
+# Files that must not be opened, and names that are hard to write -------------------------------
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(len(str(path))).integers(0, 255, (64, 64))
+    Image.fromarray(pixels.astype(np.uint8)).save(path, format="png")
+    return path
+
+
+def refused(raw, tmp_path, **data):
+    """Take in all that a folder holds; return the reasons by path."""
+    settings = protocol(max_bad_share=1.0, patient_column=None, **data)
+    ingest(raw, workspace(tmp_path), settings, SECRET, workers=1)
+    return {row["path"]: row["reason"] for row in quarantine(tmp_path / "intake.tmp")}
+
+
+@posix
+def test_links_that_lead_out_of_the_folder_are_refused_and_not_followed(tmp_path):
+    raw, outside = tmp_path / "raw", picture(tmp_path / "elsewhere" / "secret.png")
+    picture(raw / "sub" / "a.png")
+    (raw / "out.png").symlink_to(outside)
+    (raw / "folder").symlink_to(outside.parent)
+    (raw / "up").symlink_to("..")
+    (raw / "twin.png").symlink_to("sub/a.png")
+    (raw / "round").symlink_to("sub")
+    (raw / "loop.png").symlink_to("loop.png")
+    (raw / "broken.png").symlink_to("nothing.png")
+    assert refused(raw, tmp_path) == {
+        "out.png": "outside the folder",
+        "folder": "outside the folder",
+        "up": "outside the folder",
+        "loop.png": "missing file",
+        "broken.png": "missing file",
+    }
+    assert len(Cohort.read(tmp_path / "intake.tmp")) == 2
+
+
+@posix
+def test_a_table_leads_nowhere_but_into_the_folder(tmp_path):
+    raw = tmp_path / "raw"
+    picture(raw / "a.png")
+    picture(tmp_path / "elsewhere" / "b.png")
+    (raw / "linked").symlink_to(tmp_path / "elsewhere")
+    (raw / "labels.csv").write_text('path\na.png\nlinked/b.png\n"x\0y.png"\n.\n')
+    assert refused(raw, tmp_path) == {
+        "linked/b.png": "outside the folder",
+        "x\0y.png": "missing file",
+        ".": "not an image",
+    }
+
+
+@posix
+def test_what_is_no_file_is_never_opened(tmp_path):
+    raw = tmp_path / "raw"
+    picture(raw / "a.png")
+    os.mkfifo(raw / "pipe.png")
+    os.mkfifo(raw / "pipe")  # might be DICOM, by its name
+    (raw / "folder.png").mkdir()
+    (raw / "device.png").symlink_to("/dev/zero")
+    with closing(socket.socket(socket.AF_UNIX)) as listener, chdir(raw):
+        listener.bind("socket.png")
+        assert refused(raw, tmp_path) == {
+            "pipe.png": "not an image",
+            "device.png": "outside the folder",
+            "socket.png": "not an image",
+        }
+    details = {row["path"]: row["detail"] for row in quarantine(tmp_path / "intake.tmp")}
+    assert (details["pipe.png"], details["socket.png"]) == ("a pipe", "a socket")
+
+
+@posix
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root reads everything")
+def test_a_file_that_may_not_be_read_is_refused(tmp_path):
+    picture(tmp_path / "raw" / "a.png")
+    picture(tmp_path / "raw" / "b.png").chmod(0)
+    assert refused(tmp_path / "raw", tmp_path) == {"b.png": "missing file"}
+
+
+@posix
+def test_any_name_comes_back_from_the_quarantine(tmp_path):
+    names = [
+        "line\nbreak.png", "return\rand both\r\n.png", 'quote".png', "comma, .png", "𝒟🫀.png",
+        "back\\slash.png", os.fsdecode(b"latin\xe4.png"), " .png", "-.png", "=1+1.png",
+    ]  # fmt: skip
+    for name in names:
+        picture(tmp_path / "raw" / name).write_bytes(b"")
+        picture(tmp_path / "raw" / f"folder of {name[:-4]}" / "a.png")
+    found = refused(tmp_path / "raw", tmp_path)
+    assert set(found.values()) == {"empty file"}
+    assert {name.encode().decode("unicode_escape") if "udc" in name else name.replace(
+        "\\\\", "\\") for name in found} == set(names)  # fmt: skip
+    assert len(Cohort.read(tmp_path / "intake.tmp")) == len(names)
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_once_more_and_then_refused(tmp_path):
+    path = picture(tmp_path / "raw" / "a.png")
+    calls = []
+
+    def read(entry):
+        calls.append(entry.path)
+        if len(calls) <= changes:
+            os.utime(path, (1, len(calls)))
+        return File(size=(1, 1))
+
+    changes = 1
+    assert Steady(path.parent, read)(Entry("a.png")) == (
+        look_at(path.parent, "a.png"), File(size=(1, 1)),
+    )  # fmt: skip
+    changes = 9
+    look, file = Steady(path.parent, read)(Entry("a.png"))
+    assert (look, file.reason, len(calls)) == (None, "truncated or damaged", 4)
+
+
+def test_a_file_that_goes_away_while_others_are_read_is_missing(tmp_path):
+    raw, space = folder(tmp_path), workspace(tmp_path)
+
+    def remove(done, total):
+        (raw / "images" / "p0005_1.png").unlink(missing_ok=True)
+
+    ingest(raw, space, protocol(max_bad_share=0.5), SECRET, remove, workers=0)
+    assert [(row["path"], row["reason"]) for row in quarantine(space)] == [
+        ("images/p0005_1.png", "missing file")
+    ]
+
+
+# What is said of it -----------------------------------------------------------------------------
+
+
+def test_the_audit_has_a_line_for_every_file_and_no_name(tmp_path):
+    raw, space = folder(tmp_path, formats=("png", "dicom"), bad_files=1), workspace(tmp_path)
+    taken = ingest(raw, space, protocol(max_bad_share=0.5), SECRET)
+    audit = rows(space / "audit.csv")
+    cohort = Cohort.read(space)
+    assert len(audit) == taken.files == 13
+    assert {row["source"] for row in audit if row["outcome"] == "read"} == {
+        record.source for record in cohort.records
+    }
+    assert Counter(row["outcome"] for row in audit) == {"read": 12, "empty file": 1}
+    headers = [row for row in audit if row["methods"]]
+    assert len(headers) == 6
+    for name, count in taken.deidentified.items():
+        assert count == sum(int(row[name]) for row in headers)
+    assert taken.deidentified["replaced"] + taken.deidentified["emptied"] > 0
+
+
+def test_what_the_data_set_does_not_know_is_said_aloud(tmp_path):
+    taken = ingest(folder(tmp_path), workspace(tmp_path), protocol(), SECRET)
+    assert taken.layout == "tables"
+    said = replace(taken, caveats=("Nobody knows the site.",)).summary
+    assert said.endswith("Nobody knows the site.")
 
 
 @needs_real
