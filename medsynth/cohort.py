@@ -33,9 +33,9 @@ class Record:
     """One image and where it comes from; the fields are closed, so nothing else can leave.
 
     `patient` is a keyed pseudonym, "" where the patient is not known. `source` is a keyed hash of
-    the file's path. `link` is the number of the group of exact or near duplicates, -1 for none.
-    `seed` makes a synthetic image again; `parent` is the id of the image that a derived one
-    started from.
+    the file's path, and of its number in a file of many people's images. `link` is the number of
+    the group of exact or near duplicates, -1 for none. `seed` makes a synthetic image again;
+    `parent` is the id of the image that a derived one started from.
     """
 
     id: str
@@ -85,8 +85,8 @@ class Cohort:
     def patients(self) -> np.ndarray:
         """(N,) int64: the number of each image's patient, in order of first appearance.
 
-        An image of an unknown patient counts as a patient of its own; images linked as duplicates
-        count as one patient, whatever their pseudonyms say.
+        Where the patient is unknown, the images of one file (tiles of a slide, slices of a volume)
+        count as one patient; images linked as duplicates do, whatever their pseudonyms say.
         """
         return group_patients(self.records)
 
@@ -163,7 +163,8 @@ def to_pixels(images: np.ndarray, *, bits: int = 8) -> np.ndarray:
 
 
 def group_patients(records: Sequence[Record]) -> np.ndarray:
-    """Return (N,) int64 patient numbers; linked images and equal pseudonyms share a number."""
+    """Return (N,) int64 patient numbers; linked images and equal pseudonyms share a number, and
+    where there is no pseudonym, equal sources do."""
     parent = list(range(len(records)))
 
     def root(i: int) -> int:
@@ -174,7 +175,8 @@ def group_patients(records: Sequence[Record]) -> np.ndarray:
 
     first: dict[tuple[str, object], int] = {}
     for i, record in enumerate(records):
-        keys = [("patient", record.patient)] if record.patient else []
+        who = ("patient", record.patient) if record.patient else ("source", record.source)
+        keys = [who] if who[1] else []
         keys += [("link", record.link)] if record.link >= 0 else []
         for key in keys:
             a, b = root(first.setdefault(key, i)), root(i)

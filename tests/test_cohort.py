@@ -186,6 +186,12 @@ def test_images_of_unknown_patients_are_patients_of_their_own():
     assert group_patients(as_records([("", -1), ("", -1)])).tolist() == [0, 1]
 
 
+def test_tiles_of_one_file_are_one_patient_where_nobody_knows_whose():
+    rows = [Record(str(k), "real", source=source) for k, source in enumerate("aabc")]
+    rows += [Record("4", "real", patient="p", source="a"), Record("5", "real", source="c")]
+    assert group_patients(rows).tolist() == [0, 0, 1, 2, 3, 2]
+
+
 def test_duplicates_join_two_pseudonyms_into_one_patient():
     pairs = [("a", -1), ("b", 7), ("a", 7), ("c", -1), ("b", -1)]
     assert group_patients(as_records(pairs)).tolist() == [0, 0, 0, 1, 0]

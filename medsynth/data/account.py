@@ -21,6 +21,7 @@ from ..protocol import Protocol
 from .confidentiality import Audit
 from .deidentify import pseudonym
 from .layouts import Entry, Listing
+from .layouts.walk import ARRAYS, suffix_of
 
 AUDITED = tuple(field.name for field in fields(Audit))
 
@@ -92,7 +93,7 @@ class Account:
     def add(self, entry: Entry, said: Mapping[str, Any]) -> None:
         """Count one entry by what was said of it: a File without pixels, its patient keyed."""
         self.files += 1
-        source = pseudonym(self.secret, "source", entry.path)
+        source = pseudonym(self.secret, "source", _place(entry))
         self._write_audit(source, entry, said)
         if said["reason"]:
             self.reasons[said["reason"]] += 1
@@ -183,6 +184,12 @@ def _sentences(intake: Intake) -> Iterator[str]:
             f"{intake.duplicate_groups} groups that stay together."
         )
     yield from intake.caveats
+
+
+def _place(entry: Entry) -> str:
+    """What shows one person: a file, but of an array of images each one."""
+    many = suffix_of(entry.path) in ARRAYS
+    return f"{entry.path}#{entry.member}" if many else entry.path
 
 
 def _commonest(reasons: Mapping[str, int]) -> str:

@@ -152,8 +152,8 @@ def _claim(images: int, unknown: int, *, limited: bool) -> str:
     of_some = "Several images of one person may stand on both sides, so copies can be missed or "
     of_some += "mistaken: what can be said is about images, not about people."
     if unknown == images:
-        return f"No patient is known: each image counts as a patient of its own. {of_some}"
+        return f"No patient is known: each file counts as a patient of its own. {of_some}"
     return (
-        f"The patient of {unknown} of {images} images is not known: each of these counts as a "
-        f"patient of its own. {of_some}"
+        f"The patient of {unknown} of {images} images is not known: each of their files counts "
+        f"as a patient of its own. {of_some}"
     )

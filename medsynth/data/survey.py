@@ -153,7 +153,7 @@ def _about_further_labels(s: Survey) -> Iterator[str]:
 def _about_patients(s: Survey) -> str:
     if s.patients is None:
         return (
-            "No patient is known: each image would count as a patient of its own, and what can be "
+            "No patient is known: each file would count as a patient of its own, and what can be "
             "said is about images, not about people."
         )
     if s.found.patients is None:
