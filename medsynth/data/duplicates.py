@@ -10,7 +10,7 @@ At 64 px, of 4,898 chest radiographs, 73 retinas and 1,920 pieces of tissue: dif
 stayed below 0.81, 0.75 and 0.38, different images of one person below 0.89. Chests and tissue that
 were saved as JPEG (quality 30), resized by 0.5 to 2, given another gamma (0.6 to 1.6), contrast or
 window, or inverted, stayed above 0.90, all of that at once in 895 of 900. Retinas did as JPEG and
-resized (290 of 292), fewer windowed (67 of 73); what moves the edge of the field of view, as black
+resized (436 of 438), fewer windowed (67 of 73); what moves the edge of the field of view, as black
 that was raised, hides a copy.
 """
 

@@ -109,22 +109,20 @@ def _strangers(sample: np.ndarray, correlation: float) -> np.ndarray:
 
 def _bands(rows: np.ndarray, plan: Plan) -> Iterator[np.ndarray]:
     """Yield the keys (N, VIEWS) uint32 of every set; a row and its negative have the same."""
+    places = (1 << np.arange(plan.bits)).astype(np.uint32)
     for number in range(plan.sets):
         sides = _sides(rows, plan.bits, seed=number)
-        places = (1 << np.arange(plan.bits)).astype(np.uint32)
-        keys = sides @ places
+        keys = np.concatenate([block @ places for block in sides])
         yield np.minimum(keys, places.sum(dtype=np.uint32) - keys)
 
 
-def _sides(rows: np.ndarray, planes: int, *, seed: int) -> np.ndarray:
-    """Return (N, VIEWS, planes) bool: on which side of random planes each row's views lie."""
+def _sides(rows: np.ndarray, planes: int, *, seed: int) -> Iterator[np.ndarray]:
+    """Yield (n, VIEWS, planes) bool, block by block: on which side of each plane a view lies."""
     normals = np.random.default_rng([seed, planes]).standard_normal((planes, SIDE, SIDE))
     turned = np.concatenate([_flat(view) for view in symmetries(normals.astype(np.float32))])
-    sides = np.empty((len(rows), VIEWS * planes), bool)
     for start in range(0, len(rows), BLOCK):
         block = rows[start : start + BLOCK].astype(np.float32)
-        sides[start : start + BLOCK] = block @ turned.T > 0
-    return sides.reshape(len(rows), VIEWS, planes)
+        yield (block @ turned.T > 0).reshape(len(block), VIEWS, planes)
 
 
 def candidates(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -148,11 +146,8 @@ def candidates(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 def _sketch(rows: np.ndarray) -> np.ndarray:
     """Return (N * VIEWS, SKETCH / 64) uint64: the sides of SKETCH more planes, packed."""
-    words = []
-    for start in range(0, len(rows), BLOCK):
-        sides = _sides(rows[start : start + BLOCK], SKETCH, seed=0)
-        words.append(np.packbits(sides.reshape(-1, SKETCH), axis=1).view(np.uint64))
-    return np.concatenate(words)
+    blocks = [np.packbits(sides, axis=2) for sides in _sides(rows, SKETCH, seed=0)]
+    return np.concatenate(blocks).view(np.uint64).reshape(-1, SKETCH // 64)
 
 
 def _differing(one: np.ndarray, other: np.ndarray) -> np.ndarray:
