@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import budget
 from ..cohort import Cohort
 from ..errors import RefusedError, StageError, StaleError
 from ..finding import Finding, Verdict, read_findings, read_verdict, write_findings
@@ -45,10 +46,29 @@ def _validate(run: Run, folder: Path, progress: Progress) -> None:
         reconstruct=_reconstructor(run),
         seed=run.protocol.seed,
         private=private,
+        budget=_coverage(run),
         progress=progress,
     )
     findings = [finding for measure in measures().values() for finding in measure(case)]
     write_findings(folder / "findings.jsonl", findings)
+
+
+def _coverage(run: Run) -> budget.Coverage | None:
+    """Return what epsilon holds for the run's images, reckoned again; None without a budget.
+
+    Raises StaleError where the ledger says another epsilon than follows from its lines.
+    """
+    found = budget.read_coverage(run.folder, generator=run.protocol.sample.generator)
+    if found is None:
+        return None
+    ledger, coverage = found
+    again = budget.recompute(ledger)
+    if abs(again - ledger.epsilon) > 1e-3 * again:
+        raise StaleError(
+            f"diffusion/ledger.json says epsilon {ledger.epsilon:.6g}, and {again:.6g} follows "
+            f"from what it lists"
+        )
+    return coverage
 
 
 def open_lens(run: Run) -> Callable[[np.ndarray], np.ndarray]:
@@ -115,7 +135,12 @@ def decide(run: Run) -> Verdict:
         "synthetic": Cohort.read(run.folder / "synthetic").digest,
         "evidence": gate.digest_findings(findings),
     }
-    claim = gate.claims(read_json(run.folder / "split" / "split.json"), domain=run.protocol.domain)
+    found = budget.read_coverage(run.folder, generator=run.protocol.sample.generator)
+    claim = gate.claims(
+        read_json(run.folder / "split" / "split.json"),
+        domain=run.protocol.domain,
+        privacy=found[1].sentences if found else (),
+    )
     generator = digest_json(
         [digests["autoencoder"], digests["diffusion"], run.protocol.sample.generator]
     )

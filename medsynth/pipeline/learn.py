@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from pathlib import Path
 
 import numpy as np
 
 from ..data.loader import Frames
-from ..runtime import StageRecord, choose_device, derive_seed, ranks, wait_for_everyone, writes
+from ..errors import StageError
+from ..runtime import (
+    StageRecord,
+    choose_device,
+    derive_seed,
+    ranks,
+    require_stage,
+    wait_for_everyone,
+    writes,
+)
 from ..vocabulary import Vocabulary
+from .autoencoder import fit_autoencoder
 from .run import Progress, Run, open_autoencoder, parts_of, silent
 
 
 def fit(run: Run, progress: Progress = silent) -> None:
     """Train the lens, the autoencoder and the denoiser, each into a folder of its own."""
+    if run.protocol.diffusion.private is not None:
+        _check_budget(run)
     run.build("lens", lambda folder: _fit_lens(run, folder, progress), all_ranks=True)
-    run.build("autoencoder", lambda folder: _fit_autoencoder(run, folder, progress), all_ranks=True)
+    run.build("autoencoder", lambda folder: fit_autoencoder(run, folder, progress), all_ranks=True)
     run.build("diffusion", lambda folder: _fit_diffusion(run, folder, progress), all_ranks=True)
+
+
+def _check_budget(run: Run) -> None:
+    """Refuse at once what private training would refuse after the other networks' training."""
+    if importlib.util.find_spec("opacus") is None:
+        raise StageError(
+            "diffusion.private needs Opacus, which is not installed: "
+            "pip install 'medsynth[private]'"
+        )
+    from ..training.private import check_possible
+
+    require_stage(run.folder / "split", by="fit")
+    cohort, parts = parts_of(run)
+    patients = len(np.unique(cohort.patients[parts["train"]]))
+    check_possible(run.protocol.diffusion, patients=patients)
 
 
 def _fit_lens(run: Run, folder: Path, progress: Progress) -> None:
@@ -51,22 +79,6 @@ def make_lens(run: Run, frames: Frames, folder: Path, progress: Progress) -> Non
     )
 
 
-def _fit_autoencoder(run: Run, folder: Path, progress: Progress) -> None:
-    from ..training.autoencoder import fit_autoencoder
-
-    cohort, parts = parts_of(run)
-    fit_autoencoder(
-        Frames(cohort, parts["train"]),
-        Frames(cohort, parts["validation"]),
-        run.protocol.autoencoder,
-        symmetry=run.domain.augmentations,
-        seed=run.protocol.seed,
-        folder=folder,
-        device=choose_device(),
-        progress=progress,
-    )
-
-
 def _fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
     from ..models.denoiser import encode_conditions
     from ..training.diffusion import encode_views, fit_diffusion
@@ -75,7 +87,7 @@ def _fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
     device = choose_device()
     autoencoder = open_autoencoder(run, device)
     train, held = Frames(cohort, parts["train"]), Frames(cohort, parts["validation"])
-    vocabulary = Vocabulary.from_labels(train.labels)
+    vocabulary = _vocabulary(run, train)
     if writes():
         vocabulary.write(folder / "vocabulary.json")
     cache = folder / "latents" / str(ranks()[0])
@@ -95,8 +107,18 @@ def _fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
         folder=folder,
         device=device,
         groups=train.groups,
+        patients=train.patients,
+        account=run.folder / "spent.json",
         progress=progress,
     )
+
+
+def _vocabulary(run: Run, train: Frames) -> Vocabulary:
+    """Take the labels from the training patients, or, under a privacy budget, from the protocol."""
+    if run.protocol.diffusion.private is None:
+        return Vocabulary.from_labels(train.labels)
+    named = run.protocol.sample.labels
+    return Vocabulary.from_labels({name: value} for name in named for value in named[name])
 
 
 def _conditions_of_views(run: Run, train: Frames, vocabulary: Vocabulary):
@@ -117,7 +139,7 @@ def _conditions_of_views(run: Run, train: Frames, vocabulary: Vocabulary):
 
 
 def _known(labels: list[dict[str, str]], vocabulary: Vocabulary) -> list[dict[str, str]]:
-    """Leave out what no training patient has: the null token stands for it."""
+    """Leave out what the vocabulary does not have: the null token stands for it."""
     return [
         {name: value for name, value in row.items() if (name, value) in vocabulary.tokens}
         for row in labels
@@ -135,9 +157,11 @@ def _sample(run: Run, folder: Path, progress: Progress) -> None:
     study = run.protocol
     cohort, parts = parts_of(run)
     train = Frames(cohort, parts["train"])
-    conditions = synthesis.choose_conditions(
-        train.labels, study.sample, study.seed, weights=train.weights.tolist()
-    )
+    if study.diffusion.private is None:
+        real, weights = train.labels, train.weights.tolist()
+    else:  # no budget covers the patients' labels: what the protocol does not name is left out
+        real, weights = [], []
+    conditions = synthesis.choose_conditions(real, study.sample, study.seed, weights=weights)
     if study.sample.generator == "memorize":
         chosen = np.random.default_rng(derive_seed(study.seed, "copies")).integers(
             0, len(train), study.sample.images

@@ -51,7 +51,8 @@ PLANS = {
         ("intake", "split", "autoencoder", "diffusion"), ("domain", "image", "sample", "seed")
     ),
     "evidence": Plan(
-        ("intake", "split", "lens", "autoencoder", "synthetic"), ("domain", "validate", "seed")
+        ("intake", "split", "lens", "autoencoder", "diffusion", "synthetic"),
+        ("domain", "validate", "seed"),
     ),
 }
 
@@ -68,8 +69,13 @@ class Run:
         return domains.domain(self.protocol.domain)
 
     def settings(self, stage: str) -> dict[str, Any]:
-        """Return the protocol's sections that a stage depends on."""
-        return {name: self.protocol.section(name) for name in PLANS[stage].sections}
+        """Return what of the protocol a stage depends on: its sections, and for a private denoiser
+        the labels that it is to know."""
+        settings = {name: self.protocol.section(name) for name in PLANS[stage].sections}
+        if stage == "diffusion" and self.protocol.diffusion.private is not None:
+            shares = self.protocol.sample.labels
+            settings["labels"] = {name: sorted(shares[name]) for name in sorted(shares)}
+        return settings
 
     def inputs(self, stage: str) -> dict[str, str]:
         """Return the digests of the finished stages that a stage reads.

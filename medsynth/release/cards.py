@@ -49,7 +49,7 @@ NOT_LOOKED_FOR = (
         "Identity: whether another image of the same person can be matched to a synthetic one.",
     ),
     ("canary", "Canaries: what a model that was trained with planted images gives away of them."),
-    ("dp", "A formal guarantee (differential privacy): none is claimed."),
+    ("privacy", "A formal guarantee (differential privacy): none is claimed."),
     ("utility", "Usefulness: whether a classifier trained on the cohort works on real patients."),
 )
 

@@ -33,7 +33,7 @@ PASS_IS_NOT = (
     "shared is for the data holder to decide, with this evidence at hand."
 )
 PATIENTS_UNKNOWN = (
-    "No patient is known: each image counts as a patient of its own. Several images of one person "
+    "No patient is known: each file counts as a patient of its own. Several images of one person "
     "may stand on both sides of every comparison, so the evidence is about images, not about "
     "people, and is weaker."
 )
@@ -247,17 +247,18 @@ def _essence(item: Judgement) -> tuple:
 # What a pass means ------------------------------------------------------------------------------
 
 
-def claims(split: Mapping, *, domain: str) -> tuple[str, ...]:
+def claims(split: Mapping, *, domain: str, privacy: Sequence[str] = ()) -> tuple[str, ...]:
     """Return in sentences what a pass means and what it does not.
 
     `split` is what split.json holds: its `claim` says what knowing the patients, or not, allows,
     its `caveats` what the data set does not know, and its foresight how much the gate could see.
     Where `patients_known` is not true the weaker claim is said even if `split` does not say it.
+    `privacy` says what a privacy budget covers, or that it covers nothing.
     """
     known = split.get("patients_known") is True
     of_split = split.get("claim") or ("" if known else PATIENTS_UNKNOWN)
     limits_of_size = split.get("foresight", {}).get("sentence", "")
     identity = domains.domain(domain).identity_risk
     caveats = split.get("caveats", ())
-    sentences = [PASS_MEANS, PASS_IS_NOT, of_split, *caveats, limits_of_size, identity]
+    sentences = [PASS_MEANS, PASS_IS_NOT, *privacy, of_split, *caveats, limits_of_size, identity]
     return tuple(sentence for sentence in sentences if sentence)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..budget import Coverage
 from ..cohort import Cohort
 from ..domains import Domain
 from ..finding import Finding
@@ -24,7 +25,8 @@ class Case:
     `lens` turns images into (N, D) float32 features and was trained on training and held-out
     patients alike, or on neither. `reconstruct` passes images through the autoencoder; None where
     there is none (an audit of somebody else's images). `private` is a folder for pictures and
-    tables of single patients, which never leave the hospital. `progress` is told (what, share).
+    tables of single patients, which never leave the hospital. `budget` is what epsilon holds for
+    the images; None where none is claimed. `progress` is told (what, share).
     """
 
     settings: Validate
@@ -36,6 +38,7 @@ class Case:
     reconstruct: Callable[[Images], Images] | None
     seed: int
     private: Path
+    budget: Coverage | None = None
     progress: Callable[[str, float], None] = lambda what, share: None
 
 
@@ -44,10 +47,11 @@ Measure = Callable[[Case], Iterable[Finding]]
 
 def measures() -> Mapping[str, Measure]:
     """Return all measures by name; heavy packages are imported only then."""
-    from . import fidelity, memorization, reconstruction
+    from . import fidelity, memorization, privacy, reconstruction
 
     return {
         "reconstruction": reconstruction.measure,
         "fidelity": fidelity.measure,
         "memorization": memorization.measure,
+        "privacy": privacy.measure,
     }

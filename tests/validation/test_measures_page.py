@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from known_truth import SETTINGS, cohort, make_case
 
+from medsynth.budget import Coverage
 from medsynth.validation import measures
 
 PAGE = (Path(__file__).parents[2] / "docs" / "measures.md").read_text()
@@ -19,6 +20,7 @@ def findings(tmp_path_factory):
         cohort(range(100, 112)),
         cohort(range(200, 212), origin="synthetic"),
         reconstruct=lambda images: images * 0.9,
+        budget=Coverage(3.0, 1e-5, 12, (), "accounted"),
         settings=SETTINGS.model_copy(update={"candidates": 4}),
     )
     return [finding for measure in measures().values() for finding in measure(case)]

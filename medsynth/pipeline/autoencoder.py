@@ -1,0 +1,107 @@
+"""Where the autoencoder comes from: the patients, made-up images, or a folder that is pinned.
+
+`source.json` beside the weights says which: what a privacy budget covers hangs on it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from ..cohort import Cohort, Record
+from ..data.loader import Frames
+from ..errors import StageError
+from ..runtime import (
+    SCRATCH_FOLDERS,
+    VOLATILE,
+    choose_device,
+    derive_seed,
+    digest_files,
+    digest_json,
+    wait_for_everyone,
+    write_json,
+    writes,
+)
+from .run import Progress, Run, parts_of
+
+PHANTOMS = 2000  # made-up patients, one image each
+
+
+def fit_autoencoder(run: Run, folder: Path, progress: Progress) -> None:
+    """Train the autoencoder, or take it over, into `folder`."""
+    settings = run.protocol.autoencoder
+    if settings.source == "public":
+        if writes():
+            _take_over(run, folder)
+    elif settings.source == "phantoms":
+        cohort = _draw_phantoms(run, folder / "latents", progress)
+        _train(run, Frames(cohort, np.arange(len(cohort))), folder, progress)
+    else:
+        cohort, parts = parts_of(run)
+        _train(run, Frames(cohort, parts["train"]), folder, progress)
+    if writes():
+        write_json(folder / "source.json", {"source": settings.source, "sha256": settings.sha256})
+
+
+def _train(run: Run, frames: Frames, folder: Path, progress: Progress) -> None:
+    from ..training.autoencoder import fit_autoencoder as fit
+
+    cohort, parts = parts_of(run)
+    fit(
+        frames,
+        Frames(cohort, parts["validation"]),
+        run.protocol.autoencoder,
+        symmetry=run.domain.augmentations,
+        seed=run.protocol.seed,
+        folder=folder,
+        device=choose_device(),
+        progress=progress,
+    )
+
+
+def _draw_phantoms(run: Run, folder: Path, progress: Progress) -> Cohort:
+    """Draw made-up patients into `folder`, or find those that an interrupted run drew."""
+    from ..data import phantoms
+
+    study = run.protocol
+    if writes() and not (folder / "cohort.json").exists():
+        folder.mkdir(exist_ok=True)
+        count = min(PHANTOMS, study.autoencoder.training.images)
+        seed, images = derive_seed(study.seed, "phantoms"), []
+        for patient in range(count):
+            images.append(phantoms.draw(study.domain, patient, 0, seed, study.image.size_px)[0])
+            progress("phantoms", (patient + 1) / count)
+        records = tuple(Record(f"phantom-{i}", "synthetic") for i in range(count))
+        Cohort(study.domain, records, np.stack(images)).write(folder)
+    wait_for_everyone()
+    return Cohort.read(folder)
+
+
+def _take_over(run: Run, folder: Path) -> None:
+    """Copy the autoencoder that the protocol pins, and see that it is the one it describes."""
+    from ..models.autoencoder import Autoencoder
+
+    settings = run.protocol.autoencoder
+    source = Path(settings.weights)
+    if not source.is_dir():
+        raise StageError(f"autoencoder.weights: expected a folder, {source.name} is none")
+    named = digest_files(source, skip=(*VOLATILE, *SCRATCH_FOLDERS))
+    if (found := digest_json(named)) != settings.sha256:
+        raise StageError(
+            f"autoencoder.weights: {source.name}/ is not the folder that autoencoder.sha256 pins: "
+            f"its digest is {found}"
+        )
+    for name in named:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target)
+    config, fold_px = (found := Autoencoder.load(folder)).net.config, found.fold_px
+    has = (config.in_channels // fold_px**2, found.downscale, config.latent_channels)
+    wanted = (run.domain.channels, settings.downscale, settings.latent_channels)
+    if has != wanted:
+        raise StageError(
+            f"autoencoder.weights: (channels, times smaller, latent channels) are {has}, "
+            f"and the protocol and its domain say {wanted}"
+        )
