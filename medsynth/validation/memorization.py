@@ -21,7 +21,8 @@ from ..finding import Finding
 from ..runtime import derive_seed
 from . import Case, evidence
 from .attack import Attack, Flags, check, run_attack
-from .statistics import Estimate, attribution_test, bootstrap_mean, clopper_pearson
+from .attribution import attribution_test, rank
+from .statistics import Estimate, bootstrap_mean, clopper_pearson
 
 EXACT = 0.999  # registered correlation from which an image is called the same
 SPACES = "registered structure and lens features"
@@ -56,22 +57,19 @@ def p_value(case: Case, attack: Attack) -> Finding:
     """Test whether the most suspicious images lie nearest to training patients by chance."""
     rng = np.random.default_rng(derive_seed(case.seed, "permutations"))
     found = attack.synthetic["everyone"]
-    order = rng.permutation(len(found.registered.score))  # ties fall at random
-    rankings = [
-        nearest.patient[order][np.argsort(nearest.score[order], kind="stable")]
-        for nearest in found.spaces.values()
-    ]
+    rankings = [rank(space.patient, space.score, rng) for space in found.spaces.values()]
     p = attribution_test(rankings, attack.pool.patient_is_train, case.settings.permutations, rng)
     return Finding(
         "memorization.p_value",
         p,
         p,
         p,
-        len(order),
+        len(found.registered.score),
         "probability",
         "higher is better",
         f"patient-permutation test, {case.settings.permutations} permutations, largest "
-        f"standardised count over cut-offs in {SPACES}; exact, so both ends are the p-value",
+        f"standardised count over cut-offs and sum of weights in {SPACES}; exact, so both ends "
+        "are the p-value",
     )
 
 

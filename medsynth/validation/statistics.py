@@ -1,4 +1,4 @@
-"""Intervals and tests: what may be said of a number, given how many it was measured on."""
+"""Intervals and thresholds: what may be said of a number, given how many it was measured on."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import numpy as np
 from scipy import stats
 
 GROUPS = 20  # of the jackknife
-CUT_COUNTS = (5, 10, 20, 40)
-CUT_SHARES = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -87,42 +85,6 @@ def conformal_threshold(scores: np.ndarray, rate: float) -> tuple[float, float]:
     """
     rank = max(1, math.floor(rate * (len(scores) + 1)))
     return float(np.sort(scores)[rank - 1]), rank / (len(scores) + 1)
-
-
-def cut_offs(n: int) -> np.ndarray:
-    """Return at how many of the most suspicious images the attribution test looks."""
-    cuts = {*CUT_COUNTS, *(math.ceil(share * n) for share in CUT_SHARES)}
-    return np.array(sorted(cut for cut in cuts if cut <= n), np.int64)
-
-
-def attribution_test(
-    rankings: Sequence[np.ndarray],
-    is_train: np.ndarray,
-    permutations: int,
-    rng: np.random.Generator,
-) -> float:
-    """Return the p-value of "the most suspicious lie nearest to training patients by chance".
-
-    Each ranking is (Q,) numbers of the nearest patients, most suspicious image first, in one way
-    of measuring likeness; `is_train` is (P,) bool. Patients were divided at random before anything
-    was trained, so for a generator that learnt nothing of single patients every division of the
-    same sizes was as likely as the one that happened. The statistic is the largest standardised
-    count of training patients over all rankings and cut-offs, and it meets every division alike:
-    the p-value is exact whatever the generator looks like, however smooth or shrunk, as long as
-    rankings were made without the label. Near 0 = copied, evenly spread over (0, 1] = nothing.
-    Source: Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 9 (2010), for (1 + b) / (1 + B).
-    """
-    divisions = [is_train, *(rng.permutation(is_train) for _ in range(permutations))]
-    counts = np.stack([_counts(rankings, division) for division in divisions])
-    spread = counts.std(0)
-    z = (counts - counts.mean(0)) / np.where(spread > 0, spread, np.inf)
-    largest = np.round(z.max(1), 9)  # equal counts must stay equal
-    return float((largest >= largest[0]).sum()) / len(largest)
-
-
-def _counts(rankings: Sequence[np.ndarray], division: np.ndarray) -> np.ndarray:
-    parts = [np.cumsum(division[nearest])[cut_offs(len(nearest)) - 1] for nearest in rankings]
-    return np.concatenate(parts).astype(np.float64)
 
 
 def _around(value: float, low: float, high: float) -> Estimate:

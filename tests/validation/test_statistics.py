@@ -7,7 +7,6 @@ import pytest
 from scipy import stats
 
 from medsynth.validation.statistics import (
-    attribution_test,
     bootstrap_mean,
     clopper_pearson,
     conformal_threshold,
@@ -91,48 +90,3 @@ def test_the_conformal_threshold_keeps_its_rate():
 def test_the_conformal_threshold_says_when_there_are_too_few_scores():
     threshold, rate = conformal_threshold(np.array([0.7, 0.4, 0.9]), 0.01)
     assert (threshold, rate) == (0.4, 0.25)
-
-
-def simulated_p(seed: int, generator: str, copies: int = 0) -> float:
-    """Features with known truth: 40 training and 30 held-out patients, two images each."""
-    rng = np.random.default_rng(seed)
-    people = rng.standard_normal((70, 6))
-    is_train = rng.permutation(np.arange(70) < 40)
-    patients = np.repeat(np.arange(70), 2)
-    real = people[patients] + 0.3 * rng.standard_normal((140, 6))
-    made = rng.standard_normal((60, 6)) * {"fresh": 1.0, "shrunk": 0.4, "smooth": 0.8}[generator]
-    made[:, 3:] *= 0.2 if generator == "smooth" else 1.0
-    sources = rng.choice(np.flatnonzero(is_train[patients]), copies, replace=False)
-    made[:copies] = real[sources] + 0.02 * rng.standard_normal((copies, 6))
-    rankings = [
-        _ranking(made[:, part], real[:, part], patients) for part in (slice(0, 6), slice(3))
-    ]
-    return attribution_test(rankings, is_train, 99, rng)
-
-
-def _ranking(made, real, patients):
-    distance = ((made[:, None] - real[None]) ** 2).sum(2)
-    nearest = patients[distance.argmin(1)]
-    second = np.where(patients[None] == nearest[:, None], np.inf, distance).min(1)
-    return nearest[np.argsort(distance.min(1) / second)]
-
-
-@pytest.mark.parametrize("generator", ["fresh", "shrunk", "smooth"])
-def test_the_attribution_test_alarms_at_its_level_whatever_the_generator(generator):
-    alarms = sum(simulated_p(seed, generator) <= 0.05 for seed in range(200))
-    assert stats.binom.ppf(0.001, 200, 0.05) <= alarms <= stats.binom.ppf(0.999, 200, 0.05)
-
-
-def test_the_attribution_test_sees_copies():
-    assert sum(simulated_p(seed, "fresh", copies=20) <= 0.05 for seed in range(30)) >= 27
-
-
-def test_the_attribution_test_is_blind_without_held_out_patients():
-    ranking = [np.arange(30)]
-    assert attribution_test(ranking, np.ones(30, bool), 99, np.random.default_rng(0)) == 1
-
-
-def test_all_nearest_to_training_patients_is_the_smallest_p_value():
-    is_train = np.arange(80) < 40
-    p = attribution_test([np.arange(40)], is_train, 199, np.random.default_rng(0))
-    assert p == 1 / 200
