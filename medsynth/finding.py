@@ -23,7 +23,9 @@ class Finding:
     `low` and `high` are the ends of its interval (95 % unless `method` says otherwise; equal to
     `value` where the number is exact), `n` is how many units it was measured on, and `method`
     says how. `reference` is the same number for something whose truth is known, as
-    `reference_is` says: held-out real patients, or real against real.
+    `reference_is` says: held-out real patients, or real against real. `at_attempts` are (low, high)
+    at the gate's first attempt, its second and so on, wider and wider; none where the interval
+    does not depend on how often was tried.
     """
 
     name: str
@@ -36,16 +38,26 @@ class Finding:
     method: str
     reference: float | None = None
     reference_is: str = ""
+    at_attempts: tuple[tuple[float, float], ...] = ()
 
     @property
     def is_number(self) -> bool:
-        """True if value and both ends are finite: anything else can't open the gate."""
-        return all(math.isfinite(x) for x in (self.value, self.low, self.high))
+        """True if value and all ends are finite: anything else can't open the gate."""
+        ends = (self.low, self.high, *(end for pair in self.at_attempts for end in pair))
+        return all(math.isfinite(x) for x in (self.value, *ends))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON holds; an interval that does not depend on attempts is left out."""
+        row = asdict(self)
+        row["at_attempts"] = [[float(end) for end in ends] for ends in self.at_attempts]
+        if not self.at_attempts:
+            del row["at_attempts"]
+        return row
 
 
 def write_findings(path: Path, findings: Iterable[Finding]) -> None:
     """Write findings as JSON lines, sorted by name; NaN becomes null."""
-    rows = sorted((asdict(finding) for finding in findings), key=lambda row: row["name"])
+    rows = sorted((finding.to_dict() for finding in findings), key=lambda row: row["name"])
     lines = [json.dumps(without_nan(row), ensure_ascii=False, allow_nan=False) for row in rows]
     write_text(path, "".join(line + "\n" for line in lines))
 
@@ -57,6 +69,10 @@ def read_findings(path: Path) -> dict[str, Finding]:
         row = json.loads(line)
         for key in ("value", "low", "high"):
             row[key] = math.nan if row[key] is None else float(row[key])
+        row["at_attempts"] = tuple(
+            tuple(math.nan if end is None else float(end) for end in ends)
+            for ends in row.get("at_attempts", ())
+        )
         if row["name"] in findings:
             raise DataError(f"{path.name}: the finding {row['name']} comes twice")
         findings[row["name"]] = Finding(**row)

@@ -86,3 +86,11 @@ def test_only_refusals_and_doubts_are_reasons():
 @pytest.mark.parametrize("outcome", ["passed", "refused", "inconclusive", "waived"])
 def test_only_passed_passes(outcome):
     assert Verdict(outcome, 1, (), ()).passed == (outcome == "passed")
+
+
+def test_an_interval_that_widens_survives_a_file_and_one_that_does_not_adds_nothing(tmp_path):
+    wide = Finding("a", 0.1, 0.0, 0.2, 9, "", "neither", "m", at_attempts=((0.0, 0.2), (0.0, 0.3)))
+    plain = Finding("b", 0.1, 0.0, 0.2, 9, "", "neither", "m")
+    write_findings(tmp_path / "f.jsonl", [wide, plain])
+    assert read_findings(tmp_path / "f.jsonl") == {"a": wide, "b": plain}
+    assert "at_attempts" not in (tmp_path / "f.jsonl").read_text().splitlines()[1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .. import domains
@@ -54,7 +54,8 @@ def decide(
     """Hold findings against rules and return the verdict.
 
     `attempt` counts from 1; a test at level a is held against a / 2^attempt, so that all attempts
-    together reject at most at a. `rejected_before` are attempts at which a test rejected the same
+    together reject at most at a, and an interval that widens with attempts is as wide as it is at
+    this one. `rejected_before` are attempts at which a test rejected the same
     generator: that stays, since drawing again until no test rejects is no evidence.
     A rule whose name has a `*` holds for every finding that matches.
     Raises ValueError where there is no rule or `attempt` is less than 1.
@@ -107,7 +108,7 @@ def contradictions(
 
 def digest_findings(findings: Mapping[str, Finding]) -> str:
     """Return the digest that a verdict binds as `evidence`: the same before and after a file."""
-    rows = [asdict(findings[name]) for name in sorted(findings)]
+    rows = [findings[name].to_dict() for name in sorted(findings)]
     for row in rows:
         for key in ("value", "low", "high", "reference"):
             row[key] = None if row[key] is None else float(row[key])
@@ -132,23 +133,26 @@ class _Bar:
     limit: float
     upper: bool
     words: str
+    attempt: int
     test: bool = False
 
     def broken_by(self, number: float) -> bool:
         return number > self.limit if self.upper else number < self.limit
 
     def pessimistic(self, finding: Finding) -> float:
-        return finding.high if self.upper else finding.low
+        """Return the end that is worst for the rule, as wide as it is at this attempt."""
+        ends = [(finding.low, finding.high), *finding.at_attempts[self.attempt - 1 : self.attempt]]
+        return max(high for _, high in ends) if self.upper else min(low for low, _ in ends)
 
 
 def _bar(rule: Rule, unit: str, attempt: int) -> _Bar:
     if rule.at_most is not None:
-        return _Bar(rule.at_most, True, f"at most {quantity(rule.at_most, unit)}")
+        return _Bar(rule.at_most, True, f"at most {quantity(rule.at_most, unit)}", attempt)
     if rule.at_least is not None:
-        return _Bar(rule.at_least, False, f"at least {quantity(rule.at_least, unit)}")
+        return _Bar(rule.at_least, False, f"at least {quantity(rule.at_least, unit)}", attempt)
     level = rule.not_rejected_at / 2**attempt
     words = f"p at least {quantity(level)} ({quantity(rule.not_rejected_at)} / 2^{attempt})"
-    return _Bar(level, False, words, test=True)
+    return _Bar(level, False, words, attempt, test=True)
 
 
 def _judge(rule: Rule, findings: Mapping[str, Finding], attempt: int) -> Iterable[Judgement]:
@@ -185,6 +189,8 @@ def _fault(finding: Finding, bar: _Bar) -> str:
         return "its interval does not hold its value, so one of them is wrong"
     if finding.n < 1:
         return "was measured on nothing"
+    if finding.at_attempts and bar.attempt > len(finding.at_attempts):
+        return f"has no interval for attempt {bar.attempt}: tries are used up"
     if bar.test and not 0 <= finding.low <= finding.high <= 1:
         return "is no p-value: it leaves 0 to 1"
     if finding.direction == ("higher is better" if bar.upper else "lower is better"):
@@ -212,10 +218,15 @@ def _inconclusive(finding: Finding, bar: _Bar, judged: float) -> str:
     value, end = pair(finding.value, judged, finding.unit)
     _, limit = pair(judged, bar.limit, finding.unit)
     return (
-        f"{value} would do, but it may be as {'high' if bar.upper else 'low'} as {end}, "
-        f"{'above' if bar.upper else 'below'} the bar of {limit}: the evidence is too weak to "
+        f"{value} would do, but it may be as {'high' if bar.upper else 'low'} as {end}"
+        f"{_at_this_attempt(finding, bar)}, {'above' if bar.upper else 'below'} the bar of "
+        f"{limit}: the evidence is too weak to "
         f"tell; {_remedy(finding.name)}"
     )
+
+
+def _at_this_attempt(finding: Finding, bar: _Bar) -> str:
+    return f" at attempt {bar.attempt}" if finding.at_attempts and bar.attempt > 1 else ""
 
 
 def _passed(finding: Finding, bar: _Bar, judged: float) -> str:
@@ -224,7 +235,7 @@ def _passed(finding: Finding, bar: _Bar, judged: float) -> str:
         return f"p = {end}, not below {limit}: the test does not reject"
     exact = finding.low == finding.high
     number = end if exact else f"{'at most' if bar.upper else 'at least'} {end}"
-    return f"{number}, within the bar of {limit}"
+    return f"{number}{_at_this_attempt(finding, bar)}, within the bar of {limit}"
 
 
 _REASONS = {"refused": _refused, "inconclusive": _inconclusive, "passed": _passed}

@@ -270,3 +270,37 @@ def test_only_a_test_that_rejects_is_a_rejection(p, attempt, rejected):
     found = {"p": finding("p", value=p, direction="higher is better")}
     rules = (not_rejected(0.05, "p"), at_most(1.0, "q"))
     assert gate.rejects(found, rules, attempt=attempt) is rejected
+
+
+# What attempts cost -----------------------------------------------------------------------------
+
+
+def spent(**changes):
+    """A finding whose interval widens: 3 % at the first attempt, 4 % at the second, no third."""
+    ends = {"at_attempts": ((0.0, 0.03), (0.0, 0.04))}
+    return finding(value=0.01, low=0.0, high=0.03, **(ends | changes))
+
+
+@pytest.mark.parametrize(
+    ("attempt", "outcome"), [(1, "passed"), (2, "inconclusive"), (3, "refused")]
+)
+def test_a_bound_widens_with_the_attempt_until_tries_are_used_up(attempt, outcome):
+    verdict = decide(spent(), at_most(0.03), attempt=attempt)
+    assert verdict.outcome == outcome
+
+
+def test_the_reason_says_that_the_attempt_widened_the_bound():
+    verdict = decide(spent(), at_most(0.03), attempt=2)
+    assert "may be as high as 0.04 at attempt 2, above the bar of 0.03" in verdict.reasons[0]
+    assert decide(spent(), at_most(0.05), attempt=2).judgements[0].judged == 0.04
+
+
+def test_an_attempt_never_narrows_an_interval():
+    narrow = spent(at_attempts=((0.009, 0.011),))
+    assert decide(narrow, at_most(0.02)).outcome == "inconclusive"
+    assert decide(narrow, at_least(0.005)).outcome == "inconclusive"
+
+
+def test_an_end_that_is_no_number_is_refused_at_any_attempt():
+    broken = spent(at_attempts=((0.0, 0.03), (0.0, math.nan)))
+    assert decide(broken, at_most(0.5)).outcome == "refused"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from scipy import stats
 
 from medsynth.validation.statistics import (
+    at_attempts,
     bootstrap_mean,
     clopper_pearson,
     conformal_threshold,
@@ -90,3 +92,11 @@ def test_the_conformal_threshold_keeps_its_rate():
 def test_the_conformal_threshold_says_when_there_are_too_few_scores():
     threshold, rate = conformal_threshold(np.array([0.7, 0.4, 0.9]), 0.01)
     assert (threshold, rate) == (0.4, 0.25)
+
+
+def test_intervals_widen_with_the_attempt_and_fail_together_at_five_per_cent_at_most():
+    ends = at_attempts(lambda level: clopper_pearson(3, 200, level=level))
+    assert ends[0] == (clopper_pearson(3, 200).low, clopper_pearson(3, 200).high)
+    assert all(a[0] > b[0] and a[1] < b[1] for a, b in itertools.pairwise(ends))
+    failing = sum(stats.binom.cdf(3, 200, high) for _, high in ends)
+    assert failing == pytest.approx(0.05, rel=1e-3)
