@@ -1,10 +1,12 @@
 """The whole way on a tiny study: each stage binds what it read, and a kill changes nothing."""
 
+import functools
 import json
 import multiprocessing
 import random
 import shutil
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from tiny import study, write_raw
 
 from medsynth import pipeline
 from medsynth.cohort import Cohort
+from medsynth.data import intake
 from medsynth.errors import RefusedError, StageError, StaleError
 from medsynth.finding import read_findings, write_findings
 from medsynth.runtime import digest_files, read_json, read_stage
@@ -181,12 +184,14 @@ def test_stage_before_its_turn_is_told_what_is_missing(tmp_path):
 
 
 def go(raw: str, folder: str) -> None:
-    """Run the study in a process that can be killed."""
+    """Run the study in a process that can be killed, too soon to start others that read."""
+    intake.ingest = functools.partial(intake.ingest, workers=0)
     pipeline.run_all(new_run(Path(folder)), Path(raw))
 
 
 @pytest.fixture(scope="module")
 def processes():
+    forkserver._forkserver._stop()  # one that has loaded less, and was started for ingest
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["test_pipeline", "diffusers", "monai.transforms"])
     return context
