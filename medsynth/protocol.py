@@ -366,6 +366,17 @@ class Validate(Section):
     """Copies planted of each change to measure what the search can find."""
     false_alarms: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
     """Share of held-out patients' images that the copy threshold may flag."""
+    quarantine: Annotated[float, Field(gt=0, lt=0.5)] = 0.001
+    """Share of innocent images that the quarantine may take: an image nearer to one training
+    patient than all but this share of held-out images are does not leave."""
+    least_lens_recall: Share = 0.5
+    """A space is believed if it finds at least this share of the planted copies by itself, at the
+    low end of the interval; the others take no part in the tests."""
+    copy_changes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Changes of planted copies that the bound of the copy rate is to hold for: it is divided by
+    the recall of the weakest of them; null takes all that are planted."""
+    subgroups: tuple[str, ...] | None = None
+    """Label attributes whose every value gets a test of its own; null takes all attributes."""
     fidelity_images: Count = 5000
     """At most so many images a side for the fidelity measures."""
 
