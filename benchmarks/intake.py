@@ -286,7 +286,7 @@ def waiting_share(size_px: int, images: int) -> str:
     from medsynth.training.autoencoder import fit_autoencoder
 
     torch.set_num_threads(1)
-    rng, batch, steps = np.random.default_rng(0), 8, 12
+    rng, batch, steps = np.random.default_rng(0), 8, 10
     pixels = rng.integers(0, 256, (images, size_px, size_px, 3), np.uint8)
     records = tuple(Record(f"real-{n:06d}", "real") for n in range(images))
     settings = Autoencoder(
@@ -301,12 +301,13 @@ def waiting_share(size_px: int, images: int) -> str:
             start = time.perf_counter()
             frames[draw(images, start=number * batch, count=batch, seed=1, groups=frames.groups)]
             waits.append(time.perf_counter() - start)
-        start = time.perf_counter()
+        ends: list[float] = []
         fit_autoencoder(
             frames, Frames(frames.cohort, np.arange(batch)), settings, symmetry="flip", seed=0,
             folder=Path(folder), device="cpu",
+            progress=lambda *_: ends.append(time.perf_counter()),
         )  # fmt: skip
-        step = (time.perf_counter() - start) / steps
+    step = median(np.diff(ends[:steps]))
     wait = median(waits)
     return (
         f"{images} images of {size_px} px, batches of {batch}: {1e3 * wait:.2f} ms for a batch, "
