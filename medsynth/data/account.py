@@ -21,7 +21,7 @@ from ..protocol import Protocol
 from .confidentiality import Audit
 from .deidentify import pseudonym
 from .layouts import Entry, Listing
-from .layouts.walk import ARRAYS, suffix_of
+from .layouts.walk import ARRAYS, SUFFIXES, suffix_of
 
 AUDITED = tuple(field.name for field in fields(Audit))
 
@@ -31,9 +31,10 @@ class Intake:
     """What came in, as intake.json says it; nothing in it names a patient.
 
     `files` were listed, `bad` of them refused (`reasons` counts why, files that a table names but
-    that don't exist included), `unlisted` are image files that no table names. `layout` says by
-    what they were listed, `caveats` what the data set does not know. `patients` is None where no
-    patient is known. Sizes are (smallest, median, largest) in pixels of the files. Of the
+    that don't exist included), `unlisted` are image files that no table names. `formats` counts
+    files by their endings, whatever is in them. `layout` says by what they were listed, `caveats`
+    what the data set does not know. `patients` is None where no patient is known. Sizes are
+    (smallest, median, largest) in pixels of the files. `deidentified` sums up audit.csv. Of the
     `featureless_images` only exact duplicates are known.
     """
 
@@ -42,6 +43,7 @@ class Intake:
     reasons: dict[str, int]
     missing: int
     unlisted: int
+    formats: dict[str, int]
     layout: str
     tables: tuple[str, ...]
     caveats: tuple[str, ...]
@@ -76,6 +78,8 @@ class Account:
         self.records: list[Record] = []
         self.reasons: Counter[str] = Counter()
         self.deidentified: Counter[str] = Counter()
+        self.formats: Counter[str] = Counter()
+        self.last = ""
         self.heights, self.widths = array("q"), array("q")
         self.files = self.flat = 0
 
@@ -93,6 +97,9 @@ class Account:
     def add(self, entry: Entry, said: Mapping[str, Any]) -> None:
         """Count one entry by what was said of it: a File without pixels, its patient keyed."""
         self.files += 1
+        if entry.path != self.last:  # images of one file follow one another
+            self.last, ending = entry.path, suffix_of(entry.path)
+            self.formats[ending if ending in SUFFIXES else "other"] += 1
         source = pseudonym(self.secret, "source", _place(entry))
         self._write_audit(source, entry, said)
         if said["reason"]:
@@ -147,6 +154,7 @@ class Account:
             reasons=dict(sorted(self.reasons.items())),
             missing=len(listing.missing),
             unlisted=listing.unlisted,
+            formats=dict(sorted(self.formats.items())),
             layout=listing.layout,
             tables=tuple(map(written, listing.tables)),
             caveats=listing.caveats,

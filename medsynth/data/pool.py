@@ -1,10 +1,10 @@
 """Processes that read files: all cores, a steady memory, and no file that stops the others.
 
-Each process has a pipe of its own and at most two items, the one that it reads and the next. What
-comes back is handed on in the items' order; at any time so few items are out, and so few bytes
-held back, that memory does not grow with the number of files. Who does not answer in time is
-killed; who dies is replaced, and the item that it was at is tried once more, for it may have
-died of something else.
+Each process has a pipe of its own and few items, the one that it reads and those for the next
+moment. What comes back is handed on in the items' order; at any time so few items are out, and so
+few bytes held back, that memory does not grow with the number of files. Who does not answer in
+time is killed; who dies is replaced, and the item that it was at is tried once more, for it may
+have died of something else.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from typing import Any
 from ..errors import StageError
 from .worker import NEEDED, PICKLED, READY, Limits, Lost, attempt, serve
 
-AT_ONCE = 2  # items a process has: the one that it reads, and one so that it need not wait
+AT_ONCE = 2  # items a process has: the one that it reads, and one so that it need not wait ...
+SWIFT, AT_ONCE_SWIFT = 0.01, 16  # ... and more where an item takes fewer seconds than this
 AHEAD = 64  # items a process that may be out or back before their turn
 HELD_BYTES = 256 * 2**20  # results held back until their turn
 STARTING = 300.0  # seconds that a process may take to start
@@ -92,6 +93,11 @@ class _Worker:
     since: float = 0.0  # when it last said something, or was given something after it had nothing
     allowed: float = STARTING
     started: bool = False
+    pace: float = math.inf  # seconds for its last item
+
+    @property
+    def room(self) -> int:
+        return (AT_ONCE_SWIFT if self.pace < SWIFT else AT_ONCE) - len(self.queue)
 
     @property
     def deadline(self) -> float:
@@ -119,21 +125,26 @@ def _hire(read: Callable, patience: Callable | None, limits: Limits) -> _Worker:
         context.set_forkserver_preload(list(NEEDED))
     here, there = context.Pipe()
     process = context.Process(target=serve, args=(there, read, patience, limits), daemon=True)
-    with _without_main():
+    with _nothing_of_the_caller():
         process.start()
     there.close()  # so that this end hears of the other's death
     return _Worker(process, here, since=time.monotonic())
 
 
 @contextmanager
-def _without_main() -> Iterator[None]:
-    """Keep a new process from running the caller's script once more, as it would by default."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
+def _nothing_of_the_caller() -> Iterator[None]:
+    """Keep a new process from running the caller's script once more, as it would by default, and
+    from importing what lies in the working directory, which may be the very raw folder."""
+    main, safe = sys.modules["__main__"], os.environ.get("PYTHONSAFEPATH")
+    sys.modules["__main__"], os.environ["PYTHONSAFEPATH"] = ModuleType("__main__"), "1"
     try:
         yield
     finally:
         sys.modules["__main__"] = main
+        if safe is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = safe
 
 
 # All of them ------------------------------------------------------------------------------------
@@ -192,7 +203,7 @@ class _Crew:
         if (worker is None or worker.queue) and len(self.workers) < self.size:
             worker = self.hire()
             self.workers.append(worker)
-        return worker if worker and len(worker.queue) < AT_ONCE else None
+        return worker if worker and worker.room > 0 else None
 
     def _listen(self) -> None:
         """Take in what the processes say; part with those that are dead or late."""
@@ -218,7 +229,8 @@ class _Crew:
         except (EOFError, OSError):
             self._bury(worker)
             return
-        worker.since, worker.allowed = time.monotonic(), self.limits.seconds
+        worker.pace, worker.since = time.monotonic() - worker.since, time.monotonic()
+        worker.allowed = self.limits.seconds
         if message == READY:
             worker.started = True
         elif message.startswith(PICKLED):

@@ -352,6 +352,7 @@ def test_the_audit_has_a_line_for_every_file_and_no_name(tmp_path):
         record.source for record in cohort.records
     }
     assert Counter(row["outcome"] for row in audit) == {"read": 12, "empty file": 1}
+    assert taken.formats == {".dcm": 6, ".png": 7}
     headers = [row for row in audit if row["methods"]]
     assert len(headers) == 6
     for name, count in taken.deidentified.items():

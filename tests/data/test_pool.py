@@ -196,11 +196,16 @@ def alive(pid):
 
 
 @linux
-def test_killed_it_leaves_no_process_behind():
-    """A script without a guard, too: what it does is not done again by those that it starts."""
+def test_killed_it_leaves_no_process_behind(tmp_path):
+    """And a script without a guard is not run again by those that it starts, nor is anything
+    imported from the folder in which it runs."""
+    raw, script = tmp_path / "raw", tmp_path / "script.py"
+    raw.mkdir()
+    (raw / "pickle.py").write_text("raise SystemExit(1)")
     path = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-    code = textwrap.dedent(SCRIPT).format(path=path)
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    script.write_text(textwrap.dedent(SCRIPT).format(path=path))
+    command = [sys.executable, script]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=raw)
     with process:
         assert [process.stdout.readline() for _ in range(2)] == ["0\n", "1\n"]
         started = descendants(process.pid)
