@@ -14,12 +14,13 @@ from .columns import spread
 from .headers import Header, peek
 from .layouts.folder import Folder
 from .layouts.listing import Entry
-from .layouts.walk import SLIDES, suffix_of
+from .layouts.walk import SLIDES, VOLUMES, suffix_of
 from .options import ReadOptions
 from .readers import read_image, to_channels
 
 HEADERS, LOOKS = 300, 16  # how many headers and images are looked at
 SLIDE = "whole slide"
+UNDECLARED = "volume without a range of values"
 LOOK_PIXELS = 50_000_000
 DARK = 0.1  # corners below this, 0 to 1, are the black around a retina
 
@@ -71,9 +72,11 @@ def _header(folder: Folder, entry: Entry) -> Header | None:
         header = peek(folder.raw / entry.path)
         slide = header and suffix_of(entry.path) in SLIDES
         return replace(header, format=SLIDE) if slide else header
-    for image in _read(folder, [entry]):
-        name = suffix_of(entry.path)
-        return Header(name, image.shape[1], image.shape[2], 8, len(image) == 1)
+    kinds = [(suffix_of(entry.path), None)]
+    kinds += [(UNDECLARED, (0.0, 1.0))] if suffix_of(entry.path) in VOLUMES else []
+    for name, window in kinds:
+        for image in _read(folder, [entry], window):
+            return Header(name, image.shape[1], image.shape[2], 8, len(image) == 1)
     return None
 
 
@@ -91,10 +94,13 @@ def guess_domain(folder: Folder, entries: Sequence[Entry], seen: Look) -> tuple[
     return "histology", "the images are coloured to their edges"
 
 
-def _read(folder: Folder, entries: Iterable[Entry]) -> Iterator[np.ndarray]:
+def _read(
+    folder: Folder, entries: Iterable[Entry], window: tuple[float, float] | None = None
+) -> Iterator[np.ndarray]:
     for entry in entries:
+        options = ReadOptions(LOOK_PIXELS, entry.member or 0, window)
         try:
-            yield read_image(folder.raw / entry.path, ReadOptions(LOOK_PIXELS, entry.member or 0))
+            yield read_image(folder.raw / entry.path, options)
         except BadImage:
             continue
 

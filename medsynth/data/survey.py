@@ -17,7 +17,7 @@ from .found import Found, of_folders, of_layout, of_tables, recognise
 from .layouts.folder import Folder
 from .layouts.tables import say_columns
 from .layouts.walk import SUFFIXES
-from .look import SLIDE, Look, guess_domain, look
+from .look import SLIDE, UNDECLARED, Look, guess_domain, look
 
 SHOWN_VALUES, SHOWN_NAMES = 6, 20
 
@@ -109,6 +109,11 @@ def _about_images(s: Survey) -> Iterator[str]:
         yield (
             "Of each whole slide slides.tiles tiles of tissue would be taken, image.tile_px wide "
             "at slides.um_per_px."
+        )
+    if UNDECLARED in seen.formats:
+        yield (
+            "Volumes without a range of values are refused until data.window says which values are "
+            "black and white: [-160, 240] shows soft tissue on CT."
         )
     if found.left_out:
         words = "; ".join(f"{n} {' or '.join(w)}" for n, w in found.keep.items())

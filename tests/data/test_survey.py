@@ -230,6 +230,16 @@ def test_whole_slides_are_told_by_their_ending_and_are_histology(tmp_path):
     assert any("tiles of tissue would be taken" in line for line in seen.sentences())
 
 
+def test_volumes_without_a_range_of_values_are_told_what_they_need(tmp_path):
+    import nibabel
+
+    values = np.random.default_rng(1).integers(-900, 900, (20, 30, 10)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "scan.nii.gz")
+    seen = survey(tmp_path)
+    assert (seen.look.unreadable, seen.look.height_px[1], seen.look.width_px[1]) == (0, 30, 20)
+    assert "refused until data.window says" in " ".join(seen.sentences())
+
+
 def test_small_images_get_a_smaller_size_and_no_tiles(tmp_path):
     put(tmp_path, "tissue", "a/1.png", "a/2.png", "b/3.png")
     base = {"image": {"size_px": 256, "tile_px": 250}}
