@@ -72,7 +72,7 @@ class Data(Section):
     """Columns that become condition attributes; of DICOM files without a table, the keywords of
     docs/formats.md."""
     keep: Mapping[str, tuple[str, ...]] = {}
-    """Only rows with one of these values in these columns: {"Frontal/Lateral": [Frontal]}."""
+    """Only rows with one of these values in these columns: {view: [PA, AP]}."""
     rename: Mapping[str, Mapping[str, str]] = {}
     """Words for the values of label columns: {level: {"0": none, "1": mild}}."""
     max_bad_share: Share = 0.02
@@ -80,7 +80,8 @@ class Data(Section):
     max_pixels: Count = 400_000_000
     """A file that unpacks to more pixels is refused as a decompression bomb."""
     max_seconds: Positive = 10.0
-    """A file that takes longer than this, whole slides aside, is given up."""
+    """A file that takes longer than this is given up; a whole slide may take a hundred times as
+    long, and an image ten times where text is looked for."""
     max_memory_gib: Positive = 4.0
     """A process that reads files may take this much memory; a file that needs more is refused."""
     frame: Annotated[int, Field(ge=0)] | None = None

@@ -40,6 +40,7 @@ CHOOSING = (
 # What the machine could not do today, it may do tomorrow.
 READ_AGAIN = ("codec missing", "took too long", "took too much memory", "crashed the decoder")
 SLIDE_TIMES = 100  # a whole slide may take so many times as long as another file
+TEXT_TIMES = 10  # and so many times as long where text is looked for in images
 
 
 def ingest(
@@ -148,14 +149,18 @@ def _read(
 
 @dataclass(frozen=True)
 class _Patience:
-    """How long a file may take: a whole slide is read in as many parts as there are tiles."""
+    """How long a file may take: a whole slide is read in as many parts as there are tiles, and
+    to look for text takes longer than to read."""
 
     raw: Path
     protocol: Protocol
 
     def __call__(self, entry: Entry) -> float:
         seconds = self.protocol.data.max_seconds
-        return seconds * SLIDE_TIMES if self._is_slide(entry) else seconds
+        if self._is_slide(entry):
+            return seconds * SLIDE_TIMES
+        screened = self.protocol.deidentify.text_screen != "off"
+        return seconds * TEXT_TIMES if screened else seconds
 
     def _is_slide(self, entry: Entry) -> bool:
         from .slide_files import is_slide
