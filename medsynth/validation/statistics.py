@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 GROUPS = 20  # of the jackknife
 ATTEMPTS = 12  # at the gate for which intervals are taken
@@ -30,8 +30,8 @@ def clopper_pearson(hits: int, n: int, *, level: float = 0.95) -> Estimate:
     if n == 0:
         return Estimate(math.nan, 0.0, 1.0)
     tail = (1 - level) / 2
-    low = 0.0 if hits == 0 else float(stats.beta.ppf(tail, hits, n - hits + 1))
-    high = 1.0 if hits == n else float(stats.beta.ppf(1 - tail, hits + 1, n - hits))
+    low = 0.0 if hits == 0 else float(special.betaincinv(hits, n - hits + 1, tail))
+    high = 1.0 if hits == n else float(special.betainccinv(hits + 1, n - hits, tail))
     return Estimate(hits / n, low, high)
 
 
@@ -44,6 +44,11 @@ def at_attempts(interval: Callable[[float], Estimate]) -> tuple[tuple[float, flo
     """
     spent = (interval(1 - 0.05 / 2**earlier) for earlier in range(ATTEMPTS))
     return tuple((found.low, found.high) for found in spent)
+
+
+def share_at_attempts(hits: int, n: int) -> tuple[tuple[float, float], ...]:
+    """Return the Clopper-Pearson ends of hits / n at attempt 1, 2, …"""
+    return at_attempts(lambda level: clopper_pearson(hits, n, level=level))
 
 
 def bootstrap_mean(
