@@ -23,7 +23,7 @@ from typing import Any
 from . import __version__
 from .errors import StageError, StaleError
 
-RECORDED_PACKAGES = ("torch", "monai", "diffusers", "accelerate", "numpy", "pydicom")
+RECORDED_PACKAGES = ("torch", "monai", "diffusers", "accelerate", "opacus", "numpy", "pydicom")
 # Files that say how long things took, or show how it went: they are no result, so they are not
 # part of a stage's digest.
 VOLATILE = ("log.jsonl", "stage.json", "key.json", "files.jsonl", "previews")
@@ -309,10 +309,10 @@ def verify_stage(folder: Path) -> StageRecord:
 # The machine ------------------------------------------------------------------------------------
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages on which results depend."""
+def versions(packages: Iterable[str] = RECORDED_PACKAGES) -> dict[str, str]:
+    """Return the versions of Python, of medsynth and of those packages that are installed."""
     found = {"python": platform.python_version(), "medsynth": __version__}
-    for name in RECORDED_PACKAGES:
+    for name in packages:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -37,6 +37,13 @@ CHOOSING = (
     "layout", "tables", "path_column", "path_format", "patient_column", "keep", "max_bad_share",
     "duplicate_correlation",
 )  # fmt: skip
+# Packages on which pixels and verdicts depend: with another version of one, all is read again.
+DECODERS = (
+    "torch", "monai", "numpy", "scipy", "scikit-image", "pillow", "tifffile", "imagecodecs",
+    "nibabel", "h5py", "pydicom", "dicom-anonymizer", "pylibjpeg", "pylibjpeg-openjpeg",
+    "pylibjpeg-rle", "python-gdcm", "pyjpegls", "openslide-python", "openslide-bin",
+    "rapidocr-onnxruntime",
+)  # fmt: skip
 # What the machine could not do today, it may do tomorrow.
 READ_AGAIN = ("codec missing", "took too long", "took too much memory", "crashed the decoder")
 SLIDE_TIMES = 100  # a whole slide may take so many times as long as another file
@@ -100,7 +107,7 @@ def _form(protocol: Protocol) -> Form:
     settings = {"data": data, **{name: protocol.section(name) for name in sections}}
     side, channels = protocol.image.size_px, domains.domain(protocol.domain).channels
     return Form(
-        reading=digest_json([settings, versions()]),
+        reading=digest_json([settings, versions(DECODERS)]),
         shape=(side, side, channels),
         dtype="uint8" if protocol.image.bits == 8 else "uint16",
     )

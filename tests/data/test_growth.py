@@ -205,7 +205,7 @@ def test_other_settings_of_reading_read_all_again(again, changes):
 
 
 def test_another_version_of_a_decoder_reads_all_again(again, monkeypatch):
-    monkeypatch.setattr(intake, "versions", lambda: {"pydicom": "99"})
+    monkeypatch.setattr(intake, "versions", lambda packages: {"pydicom": "99"})
     assert len(again()) == 23
 
 
