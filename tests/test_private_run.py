@@ -16,7 +16,14 @@ from medsynth.finding import read_findings
 from medsynth.models.autoencoder import Autoencoder
 from medsynth.pipeline.autoencoder import fit_autoencoder
 from medsynth.pipeline.run import silent
-from medsynth.runtime import read_json, read_stage
+from medsynth.runtime import (
+    SCRATCH_FOLDERS,
+    VOLATILE,
+    digest_files,
+    digest_json,
+    read_json,
+    read_stage,
+)
 from medsynth.vocabulary import Vocabulary
 
 LABELS = {"finding": {"normal": 2, "effusion": 1, "nodule": 0}}
@@ -175,6 +182,15 @@ def test_pinned_autoencoder_is_taken_over_as_it_is(finished, tmp_path):
 def test_another_autoencoder_than_the_pinned_one_is_refused(finished, tmp_path, changes, message):
     with pytest.raises(StageError, match=message):
         fit_autoencoder(pinned(finished, **changes), tmp_path, silent)
+
+
+def test_autoencoder_of_the_study_s_own_patients_is_not_public(run, tmp_path):
+    folder = run.folder / "autoencoder"
+    (folder / "source.json").write_text('{"source": "patients", "sha256": null}')
+    named = digest_files(folder, skip=(*VOLATILE, *SCRATCH_FOLDERS))
+    changes = {"autoencoder.weights": str(folder), "autoencoder.sha256": digest_json(named)}
+    with pytest.raises(StageError, match="trained on this study's own patients"):
+        fit_autoencoder(pinned(run.folder, **changes), tmp_path / "new", silent)
 
 
 def test_weights_without_their_digest_are_a_fault():

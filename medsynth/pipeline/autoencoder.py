@@ -20,6 +20,9 @@ from ..runtime import (
     derive_seed,
     digest_files,
     digest_json,
+    read_json,
+    read_stage,
+    require_stage,
     wait_for_everyone,
     write_json,
     writes,
@@ -93,15 +96,33 @@ def _take_over(run: Run, folder: Path) -> None:
             f"autoencoder.weights: {source.name}/ is not the folder that autoencoder.sha256 pins: "
             f"its digest is {found}"
         )
+    _refuse_own_patients(run, source)
     for name in named:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, target)
-    config, fold_px = (found := Autoencoder.load(folder)).net.config, found.fold_px
-    has = (config.in_channels // fold_px**2, found.downscale, config.latent_channels)
+    taken = Autoencoder.load(folder)
+    config = taken.net.config
+    channels = config.in_channels // taken.fold_px**2
+    has = (channels, taken.downscale, config.latent_channels)
     wanted = (run.domain.channels, settings.downscale, settings.latent_channels)
     if has != wanted:
         raise StageError(
             f"autoencoder.weights: (channels, times smaller, latent channels) are {has}, "
             f"and the protocol and its domain say {wanted}"
+        )
+
+
+def _refuse_own_patients(run: Run, source: Path) -> None:
+    """Refuse as public what says of itself that it learned from this very intake.
+
+    An accident is found so; other weights of the same patients are for people to rule out.
+    """
+    record, where = read_stage(source), source / "source.json"
+    own = require_stage(run.folder / "intake", by="autoencoder").digest
+    patients = not where.exists() or read_json(where)["source"] == "patients"
+    if record is not None and record.inputs.get("intake") == own and patients:
+        raise StageError(
+            f"autoencoder.weights: {source.name}/ was trained on this study's own patients: it is "
+            f"not public. Write source: patients, or take one that never saw them"
         )

@@ -30,7 +30,7 @@ Loss = Callable[[nn.Module, Inputs], torch.Tensor]
 
 
 class PatientGradients:
-    """Collects, in the backward passes within its context, a gradient a patient.
+    """Collects a gradient a patient in the backward pass of what was computed in its context.
 
     Inputs come as `levels` rows a patient, one patient after the other; a patient's gradient is
     the sum over those rows. Raises StageError on a layer that Opacus has no formula for.
@@ -39,6 +39,7 @@ class PatientGradients:
     def __init__(self, module: nn.Module, levels: int):
         self.levels = levels
         self.found: dict[nn.Parameter, torch.Tensor] = {}
+        self.weights = [weight for weight in module.parameters() if weight.requires_grad]
         self.layers = [
             layer
             for layer in module.modules()
@@ -55,15 +56,22 @@ class PatientGradients:
     def __enter__(self) -> PatientGradients:
         self.found = {}
         self.hooks = [layer.register_forward_hook(self._watch) for layer in self.layers]
+        self._learn(False)  # or autograd would also reckon the weights' gradients over all
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._learn(True)
         for hook in self.hooks:
             hook.remove()
 
+    def _learn(self, wanted: bool) -> None:
+        for weight in self.weights:
+            weight.requires_grad_(wanted)
+
     def _watch(self, layer: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        if output.requires_grad:
-            output.register_hook(partial(self._collect, layer, inputs[0].detach()))
+        if not output.requires_grad:  # a first layer: its input has no gradient
+            output.requires_grad_(True)
+        output.register_hook(partial(self._collect, layer, inputs[0].detach()))
 
     def _collect(self, layer: nn.Module, x: torch.Tensor, gradient: torch.Tensor) -> None:
         for weight, rows in self.formula(layer, x, gradient).items():
@@ -93,8 +101,7 @@ def patient_gradients(
     """
     with gradients:
         values = loss(module, inputs)
-        values.mean(1).sum().backward()
-    module.zero_grad(set_to_none=True)
+    values.mean(1).sum().backward()
     return [gradients.found.get(weight) for weight in module.parameters()], values.detach()
 
 
