@@ -124,7 +124,9 @@ def find_noise(
 
     low, high = _narrow(*_bracket(lambda noise: fits(noise, "rdp")), lambda x: fits(x, "rdp"))
     if accountant == "prv":  # a little tighter, and slow
-        low, high = _narrow(0.85 * low, high, lambda noise: fits(noise, "prv"))
+        while fits(low, "prv"):
+            low, high = 0.9 * low, low
+        low, high = _narrow(low, high, lambda noise: fits(noise, "prv"))
     return _round_up(high)
 
 

@@ -2,7 +2,7 @@
 
 Opacus has the formulas of a layer's gradient sample by sample; they are used one layer at a time,
 on contiguous copies: its convolutions read the wrong pixels of channels_last memory, in silence
-(docs/private.md). So what comes out is held against gradients taken one by one before any epsilon
+(docs/opacus.md). So what comes out is held against gradients taken one by one before any epsilon
 is said.
 """
 
@@ -25,6 +25,7 @@ TESTED_PATIENTS = 3
 JITTER = 0.02  # a layer that starts at zero would hide a wrong gradient behind it
 
 Inputs = tuple[torch.Tensor, ...]
+"""What a network is given, K rows a patient, one patient after the other."""
 Loss = Callable[[nn.Module, Inputs], torch.Tensor]
 """(module, inputs with K rows a patient) -> (patients, K) losses."""
 
@@ -102,7 +103,7 @@ def patient_gradients(
     with gradients:
         values = loss(module, inputs)
     values.mean(1).sum().backward()
-    return [gradients.found.get(weight) for weight in module.parameters()], values.detach()
+    return [gradients.found.pop(weight, None) for weight in module.parameters()], values.detach()
 
 
 def clip_factors(rows: list[torch.Tensor | None], clip: float) -> torch.Tensor:

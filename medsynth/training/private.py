@@ -31,18 +31,15 @@ from ..models.diffusion import Schedule
 from ..runtime import ranks
 from ..vocabulary import NULL
 from . import clipping
+from .clipping import Inputs, Loss, PatientGradients
 from .diffusion import denoising_loss
 from .loop import State, Task
 from .sampling import Patients, Secret
 
 LEDGER = "ledger.json"
 
-Inputs = tuple[torch.Tensor, ...]
-"""Latents, conditions, times and noise, K rows a patient, one patient after the other."""
 Draw = Callable[[np.ndarray, np.random.Generator], Inputs]
-"""(numbers of images (b,), random numbers) -> the images' inputs (b K, ...)."""
-Loss = Callable[[nn.Module, Inputs], torch.Tensor]
-"""(denoiser, inputs (b K, ...)) -> (b, K) losses."""
+"""(numbers of images (b,), random numbers) -> latents, conditions, times and noise (b K, ...)."""
 
 
 # One step -----------------------------------------------------------------------------------------
@@ -76,26 +73,38 @@ class Step:
         state.advance(task.batch_size)
         return logs
 
-    def _clipped_sum(self, module: nn.Module, step: int):
-        """Return the weights' sums of clipped gradients, a few patients at a time."""
+    def _clipped_sum(
+        self, module: nn.Module, step: int
+    ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+        """Return the weights' sums of clipped gradients, a few patients at a time, and numbers
+        for the log."""
         chosen = self.patients.draw(
             self.training.sample_rate, self.secret.generator("patients", step)
         )
         random = self.secret.generator("levels", step)
-        gradients = clipping.PatientGradients(module, self.settings.noise_levels)
+        gradients = PatientGradients(module, self.settings.noise_levels)
         sums = [torch.zeros_like(weight) for weight in module.parameters()]
-        values, factors = [], []
+        found = []
         for start in range(0, len(chosen), self.settings.microbatch):
-            some = chosen[start : start + self.settings.microbatch]
-            inputs = self.draw(some, random)
-            rows, losses = clipping.patient_gradients(module, self.loss, inputs, gradients)
-            factors.append(clipping.clip_factors(rows, self.settings.clip))
-            clipping.add_clipped(sums, rows, factors[-1])
-            values.append(losses)
-        if not values:  # nobody took part: the step is noise alone
+            inputs = self.draw(chosen[start : start + self.settings.microbatch], random)
+            found.append(self._add(sums, module, inputs, gradients))
+        if not found:  # nobody took part: the step is noise alone
             return sums, {}
-        clipped = (torch.cat(factors) < 1).float().mean()
-        return sums, {"loss": torch.cat(values).mean(), "clipped": clipped}
+        losses, factors = (torch.cat(column) for column in zip(*found, strict=True))
+        return sums, {"loss": losses.mean(), "clipped": (factors < 1).float().mean()}
+
+    def _add(
+        self,
+        sums: list[torch.Tensor],
+        module: nn.Module,
+        inputs: Inputs,
+        gradients: PatientGradients,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add some patients' clipped gradients; return their losses and factors."""
+        rows, losses = clipping.patient_gradients(module, self.loss, inputs, gradients)
+        factors = clipping.clip_factors(rows, self.settings.clip)
+        clipping.add_clipped(sums, rows, factors)
+        return losses, factors
 
     def _add_noise(self, sums: list[torch.Tensor], step: int) -> None:
         random = self.secret.generator("noise", step)
@@ -204,7 +213,7 @@ def check_gradients(
     *,
     latent_shape: tuple[int, int, int],
     device: str,
-    gradients: type[clipping.PatientGradients] = clipping.PatientGradients,
+    gradients: type[PatientGradients] = PatientGradients,
 ) -> float:
     """Run the self-test of `clipping.check` on random latents of the study's shape."""
     random, count = np.random.default_rng(0), clipping.TESTED_PATIENTS

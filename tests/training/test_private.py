@@ -90,7 +90,7 @@ def test_gradients_are_those_of_one_patient_at_a_time(levels, changes):
 
 
 def test_opacus_fault_on_channels_last_memory_is_caught_and_mended():
-    """A convolution's gradient is read from the wrong pixels there: docs/private.md."""
+    """A convolution's gradient is read from the wrong pixels there: docs/opacus.md."""
     net = denoiser().to(memory_format=torch.channels_last)
     with pytest.raises(StageError, match=r"wrong by .* no epsilon would be true"):
         check_gradients(net, settings(), latent_shape=SHAPE, device="cpu", gradients=Unfixed)
