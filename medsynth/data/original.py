@@ -19,6 +19,7 @@ from .deidentify import pseudonym
 from .layouts import Entry
 from .layouts.walk import is_hidden
 from .preparation import File
+from .worker import TOO_MUCH
 
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -104,7 +105,10 @@ def _is_inside(place: str, folder: str) -> bool:
 
 @dataclass(frozen=True)
 class Steady:
-    """Reads an entry and says how its file looked, if it stayed the same from start to end."""
+    """Reads an entry and says how its file looked, if it stayed the same from start to end.
+
+    Raises MemoryError where reading took too much, whoever noticed.
+    """
 
     raw: Path
     read: Callable[[Entry], File]
@@ -114,6 +118,8 @@ class Steady:
             before = look_at(self.raw, entry.path)
             for _ in range(2):
                 file = self.read(entry)
+                if file.reason == TOO_MUCH:  # whose fault it is, a fresh process tells
+                    raise MemoryError
                 after = look_at(self.raw, entry.path)
                 if after == before:
                     return after, file

@@ -327,6 +327,12 @@ def test_a_file_that_changes_while_it_is_read_is_read_once_more_and_then_refused
     assert (look, file.reason, len(calls)) == (None, "truncated or damaged", 4)
 
 
+def test_who_takes_too_much_memory_is_left_to_a_fresh_process(tmp_path):
+    path = picture(tmp_path / "raw" / "a.png")
+    with pytest.raises(MemoryError):
+        Steady(path.parent, lambda entry: File("took too much memory"))(Entry("a.png"))
+
+
 def test_a_file_that_goes_away_while_others_are_read_is_missing(tmp_path):
     raw, space = folder(tmp_path), workspace(tmp_path)
 
