@@ -258,6 +258,81 @@ def protocol_command(
     )
 
 
+# Images of another make -------------------------------------------------------------------------
+
+
+@app.command()
+def audit(
+    train: Annotated[Path, typer.Option(help="Images that the generator learnt from.")],
+    holdout: Annotated[Path, typer.Option(help="Images of patients whom it never met.")],
+    synthetic: Annotated[Path, typer.Option(help="Images that it made.")],
+    patients: Annotated[
+        Path | None, typer.Option(help="Table of real images: columns path, patient_id.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="What comes out. It shows patients: keep it inside.")
+    ] = Path("audit"),
+    size: Annotated[
+        int | None, typer.Option(help="Compare at this size in pixels; 64 if not given.")
+    ] = None,
+    domain: Annotated[str | None, typer.Option(help="Kind of image; guessed if not given.")] = None,
+    lens: Annotated[
+        Path | None, typer.Option(help="Local weights in place of a lens that is trained.")
+    ] = None,
+    sha256: Annotated[str | None, typer.Option(help="The sha256 of --lens.")] = None,
+    rules: Annotated[
+        Path | None, typer.Option(help="YAML with the gate's rules, in place of the defaults.")
+    ] = None,
+    set_: Changes = None,
+    json_: AsJson = False,
+) -> None:
+    """Measure leakage and fidelity of anyone's synthetic images; exit 3 where the gate refuses.
+
+    Three plain folders of images, of any sizes and formats; no training run is needed. The same
+    command again goes on where it stopped.
+    """
+    from . import pipeline
+
+    folders = pipeline.Folders(train, holdout, synthetic, patients)
+    weights = {"lens.weights": str(lens)} if lens else {}
+    pin = {"lens.sha256": sha256} if sha256 else {}
+    study, guesses = pipeline.draft_audit(
+        folders,
+        size_px=size,
+        domain=domain,
+        rules=rules,
+        changes={**weights, **pin, **_parse_changes(set_)},
+    )
+    said: list[str] = []
+
+    def say(sentence: str) -> None:
+        said.append(sentence)
+        if not json_:
+            print(sentence)
+
+    for sentence in (*guesses, *pipeline.tell_audit(study)):
+        say(sentence)
+    with _progress(json_) as progress:
+        run, verdict = pipeline.audit(folders, out, study, say=say, progress=progress)
+    result = {
+        "outcome": verdict.outcome,
+        "reasons": verdict.reasons,
+        "said": said,
+        "report": str(run.folder / "report.html"),
+        "findings": str(run.folder / "evidence" / "findings.jsonl"),
+    }
+    _say(
+        result,
+        json_,
+        f"The gate {_WORDS[verdict.outcome]}.",
+        *(f"  - {reason}" for reason in verdict.reasons),
+        f"Report to open:     {run.folder / 'report.html'}",
+        f"{run.folder} holds patients' images and the key to their pseudonyms: keep it inside.",
+    )
+    if not verdict.passed:
+        raise typer.Exit(3)
+
+
 # Stage by stage ---------------------------------------------------------------------------------
 
 

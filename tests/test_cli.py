@@ -14,6 +14,7 @@ from medsynth import cli
 from medsynth.errors import MedsynthError
 
 COMMANDS = (
+    "audit",
     "demo",
     "run",
     "init",

@@ -7,7 +7,7 @@ chain of images, each like the next, joins what is not alike.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,8 +46,8 @@ class Overlap:
     """What training, held-out and synthetic images have in common.
 
     `shared_patients` are pseudonyms that stand on both real sides. Matches are held-out images in
-    training ones, and synthetic images in either. `kept` (N,) bool says which held-out images are
-    left once every patient with an image in training is taken out.
+    training ones, synthetic images in training ones, and in the held-out ones that are left.
+    `kept` (N,) bool says which these are: all but those of patients with an image in training.
     """
 
     shared_patients: frozenset[str]
@@ -65,14 +65,16 @@ def find_overlap(
     `correlation` is from where on two images are near-duplicates; 1 finds exact copies alone.
     """
     doubles = match(holdout.pixels, train.pixels, correlation=correlation)
-    exposed = np.unique(holdout.patients[doubles.found])
+    kept = ~np.isin(holdout.patients, holdout.patients[doubles.found])
+    left = np.flatnonzero(kept)
+    known = match(synthetic.pixels, holdout.pixels[left], correlation=correlation)
     names = [{record.patient for record in side.records} - {""} for side in (train, holdout)]
     return Overlap(
         shared_patients=frozenset(names[0] & names[1]),
         holdout_in_train=doubles,
         synthetic_in_train=match(synthetic.pixels, train.pixels, correlation=correlation),
-        synthetic_in_holdout=match(synthetic.pixels, holdout.pixels, correlation=correlation),
-        kept=~np.isin(holdout.patients, exposed),
+        synthetic_in_holdout=replace(known, other=np.append(left, -1)[known.other]),
+        kept=kept,
     )
 
 

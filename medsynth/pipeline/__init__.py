@@ -5,9 +5,12 @@
 
 Each stage is a folder of the run, made by `runtime.run_stage`: the same command again skips what
 is done and goes on with what was interrupted. A stage is stale when its inputs, its sections of
-the protocol or the seed are no longer those that it was made with.
+the protocol or the seed are no longer those that it was made with. An audit has stages of its own
+(audit.py).
 """
 
+from .audit import audit
+from .audit_study import Folders, draft_audit, tell_audit
 from .deidentified import deidentify
 from .demo import demo
 from .first_look import init, tell_intake
@@ -20,11 +23,14 @@ from .whole import run_all
 
 __all__ = [
     "PLANS",
+    "Folders",
     "Run",
+    "audit",
     "check_fresh",
     "decide",
     "deidentify",
     "demo",
+    "draft_audit",
     "facts",
     "findings_of",
     "fit",
@@ -38,6 +44,7 @@ __all__ = [
     "sample",
     "split",
     "start",
+    "tell_audit",
     "tell_intake",
     "validate",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,10 @@ from ..pictures import grid_png
 from ..runtime import derive_seed, read_json, read_jsonl, write_text
 from .judge import findings_of
 from .run import Run, parts_of
+
+if TYPE_CHECKING:
+    from ..release.charts import Curve
+    from ..release.report import Panel
 
 SHOWN = 32
 CURVES = {
@@ -51,8 +56,8 @@ def report(run: Run) -> Path:
             verdict=read_verdict(run.folder / "verdict.json"),
             findings=findings_of(run),
             split=read_json(run.folder / "split" / "split.json"),
-            panels=[*_beside_each_other(run), *_private_pictures(run)],
-            curves=_curves(run),
+            panels=[*_beside_each_other(run), *private_pictures(run)],
+            curves=curves_of(run),
         )
     )
     path = run.folder / "report.html"
@@ -60,13 +65,20 @@ def report(run: Run) -> Path:
     return path
 
 
-def _beside_each_other(run: Run) -> list:
+def _beside_each_other(run: Run) -> list[Panel]:
+    cohort, parts = parts_of(run)
+    synthetic = Cohort.read(run.folder / "synthetic")
+    return beside_each_other(synthetic, cohort, parts["train"], seed=run.protocol.seed)
+
+
+def beside_each_other(
+    synthetic: Cohort, cohort: Cohort, trained: np.ndarray, *, seed: int
+) -> list[Panel]:
+    """Return pictures of the first synthetic images and of `trained` ones, drawn at random."""
     from ..release.report import Panel
 
-    cohort, parts = parts_of(run)
-    rng = np.random.default_rng(derive_seed(run.protocol.seed, "report"))
-    synthetic = Cohort.read(run.folder / "synthetic")
-    real = cohort.take(np.sort(rng.permutation(parts["train"])[:SHOWN]))
+    rng = np.random.default_rng(derive_seed(seed, "report"))
+    real = cohort.take(np.sort(rng.permutation(trained)[:SHOWN]))
     return [
         Panel(
             "Synthetic images",
@@ -85,7 +97,8 @@ def _sheet(pixels: np.ndarray) -> bytes:
     return grid_png(np.asarray(pixels), columns=8, scale=max(1, 96 // pixels.shape[1]))
 
 
-def _private_pictures(run: Run) -> list:
+def private_pictures(run: Run) -> list[Panel]:
+    """Return the pictures of single patients that the evidence has."""
     from ..release.report import Panel
 
     private = run.folder / "evidence" / "private"
@@ -96,7 +109,8 @@ def _private_pictures(run: Run) -> list:
     ]
 
 
-def _curves(run: Run) -> list:
+def curves_of(run: Run) -> list[Curve]:
+    """Return how the networks' training went, as far as any was trained."""
     from ..release.charts import Curve
 
     curves = []

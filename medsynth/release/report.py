@@ -65,6 +65,15 @@ class PrivateReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AuditReport(PrivateReport):
+    """What the page of an audit shows beside that: `overlap` says first, in sentences, what its
+    three folders have in common; `study` are (question, answer) in place of a protocol's."""
+
+    overlap: Sequence[str]
+    study: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class PublicReport:
     """What the page for the world shows: it draws its only pictures from a synthetic cohort.
 
@@ -95,6 +104,7 @@ def public_report(data: PublicReport) -> str:
 
 def _page(data: PrivateReport | PublicReport, *, private: bool, panels: Sequence[Panel]) -> str:
     limits = {item.finding: item for item in data.verdict.judgements}
+    audit = isinstance(data, AuditReport)
     return (
         _environment()
         .get_template("report.html.j2")
@@ -114,8 +124,10 @@ def _page(data: PrivateReport | PublicReport, *, private: bool, panels: Sequence
             curves=[
                 (curve, Markup(curve_svg(curve)), is_logarithmic(curve)) for curve in data.curves
             ],
-            study=study_rows(data.protocol),
-            split=split_rows(data.split),
+            audit=audit,
+            overlap=data.overlap if audit else (),
+            study=data.study if audit else study_rows(data.protocol),
+            split=[row for row in split_rows(data.split) if row[2] or not audit],
             not_measured=not_measured(data.findings),
         )
     )

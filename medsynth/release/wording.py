@@ -14,6 +14,7 @@ ABBREVIATIONS = {
     "ms_ssim": "MS-SSIM",
     "p_value": "p-value",
     "auc": "AUC",
+    "split_auc": "split AUC",
 }
 
 

@@ -38,11 +38,11 @@ def measure(case: Case) -> Iterable[Finding]:
         estimate.low,
         estimate.high,
         len(train) + len(holdout),
-        "AUC",
+        "probability",
         "lower is better",
-        "logistic regression on lens features, brightness, contrast and fine detail, means over "
-        f"each patient's images; {FOLDS}-fold cross-validated over patients, {REPEATS} times; "
-        "Newcombe's interval",
+        "area under the curve: logistic regression on lens features, brightness, contrast and fine "
+        f"detail, means over each patient's images; {FOLDS}-fold cross-validated over patients, "
+        f"{REPEATS} times; Newcombe's interval",
         0.5,
         "patients divided by chance",
     )

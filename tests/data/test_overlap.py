@@ -98,3 +98,10 @@ def test_synthetic_images_are_looked_up_on_both_sides():
     found = overlap.find_overlap(train, holdout, synthetic, **SAME)
     assert found.synthetic_in_train.found.tolist() == [True, False, False, False]
     assert found.synthetic_in_holdout.found.tolist() == [False, False, True, True]
+
+
+def test_a_held_out_image_that_is_a_training_image_counts_as_a_training_image_only():
+    train, holdout = cohort(pixels(0, 1)), cohort(pixels(5, 1, 6))
+    found = overlap.find_overlap(train, holdout, cohort(pixels(1, 6), origin="synthetic"), **SAME)
+    assert found.synthetic_in_train.other.tolist() == [1, -1]
+    assert found.synthetic_in_holdout.other.tolist() == [-1, 2]
