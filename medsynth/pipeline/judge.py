@@ -31,7 +31,7 @@ def validate(run: Run, progress: Progress = silent) -> StageRecord:
 
 
 def _validate(run: Run, folder: Path, progress: Progress) -> None:
-    from ..validation import Case, measures
+    from ..validation import Case, measure_all
 
     cohort, parts = parts_of(run)
     private = folder / "private"
@@ -49,8 +49,7 @@ def _validate(run: Run, folder: Path, progress: Progress) -> None:
         budget=_coverage(run),
         progress=progress,
     )
-    findings = [finding for measure in measures().values() for finding in measure(case)]
-    write_findings(folder / "findings.jsonl", findings)
+    write_findings(folder / "findings.jsonl", measure_all(case))
 
 
 def _coverage(run: Run) -> budget.Coverage | None:
@@ -132,7 +131,7 @@ def decide(run: Run) -> Verdict:
     digests = {
         "protocol": run.protocol.digest,
         **{name: stages[name] for name in ("intake", "split", "lens", "autoencoder", "diffusion")},
-        "synthetic": Cohort.read(run.folder / "synthetic").digest,
+        "synthetic": remaining(run).digest,
         "evidence": gate.digest_findings(findings),
     }
     found = budget.read_coverage(run.folder, generator=run.protocol.sample.generator)
@@ -216,7 +215,7 @@ def release(run: Run) -> Path:
     workspace.mkdir()
     export.write_release(
         workspace,
-        cohort=Cohort.read(run.folder / "synthetic"),
+        cohort=remaining(run),
         protocol=run.protocol,
         findings=read_findings(run.folder / "evidence" / "findings.jsonl"),
         verdict=verdict,
@@ -226,6 +225,13 @@ def release(run: Run) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     workspace.rename(folder)
     return folder
+
+
+def remaining(run: Run) -> Cohort:
+    """Return the synthetic images that the quarantine left: what a verdict is about."""
+    from ..validation.quarantine import remaining as left_by
+
+    return left_by(Cohort.read(run.folder / "synthetic"), run.folder / "evidence" / "private")
 
 
 def findings_of(run: Run) -> dict[str, Finding]:

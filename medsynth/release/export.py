@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -35,6 +36,7 @@ OWN_FILES = (
     "SHA256SUMS",
 )
 IMAGES, METADATA = "images", "images/metadata.csv"
+FILE_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 RESERVED_COLUMNS = ("file_name", "id")
 
 
@@ -125,7 +127,10 @@ def _reasons(
         yield from verdict.reasons
     else:
         yield from contradictions(verdict, findings, protocol.gate.rules)
+    if not len(cohort):
+        yield "no image remains"
     yield from _not_synthetic(cohort)
+    yield from _not_nameable(cohort)
     yield from _not_as_judged("synthetic", "cohort", cohort.digest, verdict)
     yield from _not_as_judged("evidence", "findings", digest_findings(findings), verdict)
     yield from _not_as_judged("protocol", "protocol", protocol.digest, verdict)
@@ -143,6 +148,12 @@ def _not_synthetic(cohort: Cohort) -> Iterable[str]:
             yield f"{pointing} of {len(cohort)} records point to a {name}"
 
 
+def _not_nameable(cohort: Cohort) -> Iterable[str]:
+    strange = sum(not FILE_NAME.fullmatch(record.id) for record in cohort.records)
+    if strange:
+        yield f"{strange} of {len(cohort)} ids can't be names of files"
+
+
 def _not_as_judged(key: str, noun: str, digest: str, verdict: Verdict) -> Iterable[str]:
     if verdict.digests.get(key) != digest:
         yield f"{noun}: not the same as what was judged; run validate and decide again"
@@ -157,13 +168,12 @@ def _require_empty(folder: Path) -> None:
 
 
 def _write_images(folder: Path, cohort: Cohort) -> dict[str, str]:
-    """Write all images as syn-000001.png …; return {path in the release: sha256} in order."""
+    """Write each image as a PNG named by its id; return {path in the release: sha256} in order."""
     folder.mkdir()
-    width = max(6, len(str(len(cohort))))
     digests = {}
-    for number, image in enumerate(cohort.pixels, start=1):
+    for record, image in zip(cohort.records, cohort.pixels, strict=True):
         png = encode_png(image, synthetic=True)
-        name = f"syn-{number:0{width}d}.png"
+        name = f"{record.id}.png"
         (folder / name).write_bytes(png)
         digests[f"{IMAGES}/{name}"] = digest_bytes(png)
     return digests

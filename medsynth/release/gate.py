@@ -27,6 +27,7 @@ REMEDIES = (
     ("fidelity", "more synthetic images (sample.images) or held-out patients narrow it"),
     ("reconstruction", "more held-out patients narrow it"),
 )
+QUARANTINED = "memorization.quarantined"
 PASS_MEANS = "A pass means: no leakage was found by these tests, with these limits."
 PASS_IS_NOT = (
     "It does not mean that the images are anonymous in the sense of the law: whether they may be "
@@ -63,7 +64,7 @@ def decide(
     if not rules or attempt < 1:
         raise ValueError("expected at least one rule and an attempt counted from 1")
     judgements = tuple(item for rule in rules for item in _judge(rule, findings, attempt))
-    judgements += tuple(_remember(earlier) for earlier in rejected_before)
+    judgements += (*map(_remember, rejected_before), *_nothing_left(findings))
     return Verdict(
         outcome=_overall(item.outcome for item in judgements),
         attempt=attempt,
@@ -86,6 +87,13 @@ def _remember(attempt: int) -> Judgement:
         f"not undo that; what can pass is another one, trained anew under a changed protocol."
     )
     return Judgement("earlier attempts", "no test has rejected", "refused", None, reason)
+
+
+def _nothing_left(findings: Mapping[str, Finding]) -> Iterable[Judgement]:
+    taken = findings.get(QUARANTINED)
+    if taken is not None and taken.value >= 1:
+        reason = f"{QUARANTINED}: every image was quarantined, so there is nothing to leave."
+        yield Judgement(QUARANTINED, "an image must remain", "refused", taken.value, reason)
 
 
 def contradictions(

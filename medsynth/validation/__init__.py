@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,3 +55,24 @@ def measures() -> Mapping[str, Measure]:
         "memorization": memorization.measure,
         "privacy": privacy.measure,
     }
+
+
+QUALITY = ("fidelity", "reconstruction")
+
+
+def measure_all(case: Case) -> list[Finding]:
+    """Measure everything: leakage on the whole cohort as it was drawn, and only then quality, on
+    the images that the quarantine left, since those are what would leave.
+
+    Quality goes unmeasured where the quarantine left too few images for it.
+    """
+    from . import fidelity, quarantine
+
+    every = measures()
+    findings = [f for name in every if name not in QUALITY for f in every[name](case)]
+    rest = quarantine.remaining(case.synthetic, case.private)
+    enough = len(rest) >= fidelity.FEWEST or len(rest) == len(case.synthetic)
+    left = replace(case, synthetic=rest)
+    for name in QUALITY if enough else ("reconstruction",):
+        findings += every[name](left)
+    return findings

@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,8 +22,10 @@ from ..cohort import Cohort
 from ..finding import Finding
 from ..runtime import write_text
 from . import Case
-from .attack import Attack
 from .statistics import clopper_pearson, share_at_attempts
+
+if TYPE_CHECKING:
+    from .attack import Attack
 
 FILE = "quarantine.csv"
 BEARABLE = 0.01  # share of innocent images that may go so that one more space can be looked at

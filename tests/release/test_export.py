@@ -117,6 +117,21 @@ def test_a_record_that_is_not_synthetic_or_points_to_a_patient_stays(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["../syn-1", "a/b", "", "syn 1"])
+def test_an_id_that_is_no_name_for_a_file_stays(tmp_path, study, name):
+    first, *rest = study["cohort"].records
+    cohort = Cohort("fundus", (replace(first, id=name), *rest), study["cohort"].pixels)
+    with pytest.raises(RefusedError, match="1 of 24 ids can't be names of files"):
+        write_release(tmp_path, **judged(study["protocol"], cohort, study["findings"]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cohort_of_which_nothing_remains_stays(tmp_path, study):
+    nothing = study["cohort"].take([])
+    with pytest.raises(RefusedError, match="no image remains"):
+        write_release(tmp_path, **judged(study["protocol"], nothing, study["findings"]))
+
+
 def test_one_changed_pixel_is_refused(tmp_path, study):
     pixels = study["cohort"].pixels.copy()
     pixels[5, 30, 30, 0] ^= 1

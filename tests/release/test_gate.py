@@ -304,3 +304,12 @@ def test_an_attempt_never_narrows_an_interval():
 def test_an_end_that_is_no_number_is_refused_at_any_attempt():
     broken = spent(at_attempts=((0.0, 0.03), (0.0, math.nan)))
     assert decide(broken, at_most(0.5)).outcome == "refused"
+
+
+def test_a_cohort_that_was_quarantined_whole_is_refused_whatever_the_rules_say():
+    taken = finding("memorization.quarantined", value=1.0)
+    verdict = decide([taken, finding(value=0.0)], at_most(0.5))
+    assert verdict.outcome == "refused"
+    assert "nothing to leave" in verdict.reasons[0]
+    assert decide([finding("memorization.quarantined", value=0.99), finding(value=0.0)],
+                  at_most(0.5)).passed  # fmt: skip

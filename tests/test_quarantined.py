@@ -1,0 +1,152 @@
+"""One copy among the drawn images: it is taken out, and nothing of it leaves."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import study, write_raw
+
+from medsynth import pipeline
+from medsynth.cohort import Cohort
+from medsynth.errors import RefusedError, StaleError
+from medsynth.pipeline import judge, learn
+from medsynth.release.pictures import encode_png
+from medsynth.release.verify import verify
+from medsynth.runtime import digest_files, read_json
+
+COPIED = 5  # the number of the image that is a copy
+OPEN = {"gate.rules": [{"finding": "memorization.p_value", "at_least": 0.0}]}
+
+
+def copying_sampler(run: pipeline.Run):
+    """The run's own sampler, but one image is a training image, a little darker."""
+    draw = SAMPLER(run)
+    cohort, parts = pipeline.parts_of(run)
+    original = cohort.floats(parts["train"][:1])[0]
+
+    def drawn(numbers, conditions, seeds):
+        images = np.array(draw(numbers, conditions, seeds))
+        images[numbers == COPIED] = 0.95 * original - 0.05
+        return images
+
+    return drawn
+
+
+SAMPLER = learn._sampler
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory) -> Path:
+    return write_raw(tmp_path_factory.mktemp("raw"))
+
+
+@pytest.fixture(scope="module")
+def finished(raw, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    run = pipeline.start(study(**OPEN), folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learn, "_sampler", copying_sampler)
+        assert pipeline.run_all(run, raw).passed
+    return folder
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> pipeline.Run:
+    shutil.copytree(finished, tmp_path / "run")
+    return pipeline.open_run(tmp_path / "run")
+
+
+def taken(folder: Path) -> set[str]:
+    """The ids of the images that were quarantined."""
+    text = (folder / "evidence" / "private" / "quarantine.csv").read_text()
+    return {
+        row["synthetic"] for row in csv.DictReader(text.splitlines()) if row["quarantined"] != "0"
+    }
+
+
+def test_the_copy_is_quarantined_and_most_others_are_not(finished):
+    assert f"syn-{COPIED + 1:06d}" in taken(finished)
+    assert len(taken(finished)) <= 4
+
+
+def test_what_leaves_is_what_remains(finished):
+    drawn = Cohort.read(finished / "synthetic")
+    with (finished / "release" / "images" / "metadata.csv").open(newline="") as file:
+        left = [row["id"] for row in csv.DictReader(file)]
+    assert left == [r.id for r in drawn.records if r.id not in taken(finished)]
+    assert verify(finished / "release").ok
+    assert read_json(finished / "verdict.json")["digests"]["synthetic"] != drawn.digest
+
+
+def test_a_quarantined_image_is_nowhere_in_the_release(finished):
+    drawn = Cohort.read(finished / "synthetic")
+    gone = [drawn.pixels[i] for i, r in enumerate(drawn.records) if r.id in taken(finished)]
+    files = [path.read_bytes() for path in (finished / "release").rglob("*") if path.is_file()]
+    released = {
+        np.asarray(Image.open(path)).tobytes() for path in (finished / "release").rglob("*.png")
+    }
+    for image in gone:
+        assert image.tobytes() not in released
+        assert not any(encode_png(image, synthetic=True) in data for data in files)
+    assert not any(name.encode() in data for name in taken(finished) for data in files)
+
+
+def test_a_quarantined_image_is_not_in_the_public_report(finished):
+    page = (finished / "release" / "report.html").read_text()
+    sheet = re.search(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page)[1]
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(sheet))))[..., 0]
+    places = [(y, x) for y in range(0, len(shown), 100) for x in range(0, shown.shape[1], 100)]
+    images = {
+        shown[y : y + 96 : 3, x : x + 96 : 3].tobytes() for y, x in places
+    }  # 3 times enlarged
+    drawn = Cohort.read(finished / "synthetic")
+    on_page = {r.id for r, image in zip(drawn.records, drawn.pixels, strict=True)
+               if image.tobytes() in images}  # fmt: skip
+    assert on_page == {record.id for record in drawn.records} - taken(finished)
+
+
+def test_evidence_that_was_interrupted_is_the_same_in_the_end(run):
+    before = digest_files(run.folder / "evidence", skip=["stage.json"])
+    shutil.rmtree(run.folder / "evidence")
+
+    def stop(what: str, share: float) -> None:
+        if what == "planted copies":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.validate(run, stop)
+    pipeline.validate(run)
+    assert digest_files(run.folder / "evidence", skip=["stage.json"]) == before
+
+
+def test_taking_an_image_back_out_of_quarantine_shuts_the_gate(run):
+    path = run.folder / "evidence" / "private" / "quarantine.csv"
+    path.write_text(path.read_text().replace(",1\n", ",0\n"))
+    with pytest.raises(StaleError, match="changed after it was made"):
+        pipeline.release(run)
+
+
+def test_the_cohort_is_judged_before_anything_is_taken_out(run):
+    found = judge.findings_of(run)
+    assert found["memorization.p_value"].n == 24
+    assert found["memorization.copy_rate"].n == 24
+    assert found["memorization.remaining.copy_rate"].n == 24 - len(taken(run.folder))
+    assert found["memorization.quarantined"].value == len(taken(run.folder)) / 24
+
+
+def test_a_cohort_of_copies_leaves_nothing(run, raw):
+    copying = pipeline.start(study(**OPEN, **{"sample.generator": "memorize"}), run.folder)
+    verdict = pipeline.run_all(copying, raw)
+    assert len(taken(run.folder)) == 24
+    assert verdict.outcome == "refused"
+    assert "nothing to leave" in verdict.reasons[-1]
+    with pytest.raises(RefusedError):
+        pipeline.release(copying)
