@@ -242,6 +242,19 @@ def test_the_same_command_again_measures_nothing_anew_and_counts_no_attempt(mixe
     assert len((fresh[0] / "attempts.jsonl").read_text().splitlines()) == 1
 
 
+def test_a_rejection_stays_with_the_folder_whatever_is_audited_next(overlapping, copied, tmp_path):
+    out = shutil.copytree(copied[0], tmp_path / "out")
+    folders = pipeline.Folders(
+        overlapping.train,
+        overlapping.holdout,
+        put(tmp_path / "next", scans(range(400, 410))),
+    )
+    verdict = run_audit(folders, out)
+    assert verdict.attempt == 2
+    assert verdict.outcome == "refused"
+    assert [i.finding for i in verdict.judgements if i.finding == "earlier attempts"]
+
+
 def test_nothing_written_names_a_patient(mixed, fresh):
     names = {line.split(",")[1] for line in mixed.patients.read_text().splitlines()[1:]}
     for path in fresh[0].rglob("records.csv"):

@@ -210,8 +210,8 @@ def _decide(run: Run, sides: Sides) -> Verdict:
         "evidence": gate.digest_findings(findings),
     }
     said = claim(run, sides, overlap_of(run), findings["audit.split_auc"])
-    # Whose images these are, nobody can say: a rejection stays with the training patients.
-    generator = digest_json(["audit", cohorts["train"]])
+    # Which generator made these images, nobody can say: a rejection stays with the folder.
+    generator = digest_json("the generator of this audit's folder")
     verdict = judge(run, findings, said, bound, generator=generator)
     write_json(path, verdict.to_dict())
     return verdict

@@ -144,14 +144,16 @@ def tell_audit(study: Protocol) -> list[str]:
     """Say what holds where nobody said otherwise: the lens's training, and every rule."""
     lens, measured = study.lens, study.validate_
     trained = (
-        f"is trained on {lens.training.images:,} views of training and held-out images alike"
+        f"trained on {lens.training.images:,} views of training and held-out images alike (--lens "
+        f"FILE, --set lens.training.images=N)"
         if lens.weights is None
-        else f"is {Path(lens.weights).name}"
+        else f"the weights in {Path(lens.weights).name}"
     )
     return [
-        f"Lens: {trained} (--lens, --set lens.training.images=N).",
+        f"Lens: {trained}.",
         f"Tests: {measured.permutations} permutations, {measured.planted} copies planted of each "
-        f"change, {measured.false_alarms:.2g} false alarms (--set validate.KNOB=VALUE).",
+        f"change, a threshold that held-out images pass at {measured.false_alarms:.2g} "
+        f"(--set validate.KNOB=VALUE).",
         *(f"Rule: {_one_rule(rule)} (--rules FILE)." for rule in study.gate.rules),
     ]
 
