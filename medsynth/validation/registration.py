@@ -36,11 +36,10 @@ class Grid:
     poses: tuple[tuple[float, float], ...]
 
 
-COARSE = Grid(16, 12, ((0.92, 0.0), (1.0, 0.0)))
-MIDDLE = Grid(32, 24, COARSE.poses)
+ROUGH = Grid(32, 24, ((0.92, 0.0), (1.0, 0.0)))
 FINE = Grid(
-    32,
-    24,
+    ROUGH.side_px,
+    ROUGH.window_px,
     (
         *((scale, 0.0) for scale in (0.8, 0.87, 0.93, 1.0, 1.08)),
         *((scale, turn) for turn in (-5.0, 5.0) for scale in (0.87, 0.93, 1.0)),
@@ -122,3 +121,24 @@ def match(template: torch.Tensor, reduced: torch.Tensor, norms: torch.Tensor) ->
     """Return (M,) likeness in [-1, 1] of one image's (T, w, w) templates to M reduced images."""
     response = F.conv2d(reduced, template[:, None])  # (M, T, S, S)
     return (response.amax(1, keepdim=True) / norms).flatten(1).amax(1)
+
+
+def locate(
+    template: torch.Tensor, reduced: torch.Tensor, norms: torch.Tensor, grid: Grid
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return `match`'s likeness (M,), which of `symmetric`'s ways it needs (M,), and then where
+    the image lies: affine maps (M, 2, 3) from its pixels to the other's, at BASE_PX and counted
+    from the middle."""
+    response = F.conv2d(reduced, template[:, None]) / norms  # (M, T, S, S)
+    likeness, at = response.flatten(1).max(1)
+    places = response.shape[-1]
+    way = at // places**2 // len(grid.poses)
+    pose = torch.tensor(grid.poses, device=at.device)[at // places**2 % len(grid.poses)]
+    ways = len(template) // len(grid.poses)
+    mirrored = (way >= ways // 2) & (ways in (2, 8))  # `symmetric` puts the mirrored ones last
+    turn = torch.deg2rad(pose[:, 1]) * torch.where(mirrored, -1.0, 1.0)
+    c, s = pose[:, 0] * torch.cos(turn), pose[:, 0] * torch.sin(turn)
+    step = BASE_PX // grid.side_px
+    down, across = (step * (i - (places - 1) / 2) for i in (at % places**2 // places, at % places))
+    rows = [torch.stack([c, s, across], -1), torch.stack([-s, c, down], -1)]
+    return likeness, way, torch.stack(rows, -2)

@@ -1,14 +1,15 @@
 """The real images most like an image, and how much nearer the nearest patient is than the next.
 
-Two ways of likeness: registered structure (see `registration`), found by a coarse look at every
-real image, a closer one at the best of them and a full one at the candidates; and the cosine
-between features of the lens. Nothing here knows which real image was trained on: real images come
-in random order, so that a tie falls on either side alike.
+Ways of likeness, each a space of its own: registered structure, found by a look at every place of
+every real image, a closer one at the best of them, finer poses at the candidates, and at last the
+few best laid over the image and bent; and the cosine between features of the lens. Nothing here
+knows which real image was trained on: real images come in random order, so that a tie falls on
+either side alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,14 +17,17 @@ import torch
 
 from ..cohort import Cohort
 from ..domains import Symmetry
+from . import coarse
+from .alignment import align
+from .nearest import NEVER, Found, Row, best, collect, judge, only, union
 from .registration import (
-    COARSE,
     FINE,
-    MIDDLE,
-    Grid,
+    ROUGH,
+    locate,
     match,
     reduce,
     structure,
+    symmetric,
     templates,
     window_norms,
 )
@@ -31,10 +35,10 @@ from .registration import (
 Images = np.ndarray | Cohort
 Lens = Callable[[np.ndarray], np.ndarray]
 BATCH = 128
-PATIENTS = 4  # at least so many patients among the candidates
-WIDER = 6  # the coarse look keeps so many times the candidates
-NEVER = -2.0  # under every correlation
-TOLERANCE = 1e-3  # distances below this are equal for all purposes
+RADIUS = 10  # waves across a window that the first look sees
+WIDER = 6  # the first look keeps so many times the candidates
+ALIGNED = 8  # so many of the candidates are laid over the image and bent
+PAIRS = 256  # at a time
 
 
 @dataclass(frozen=True)
@@ -51,43 +55,16 @@ class Look:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Real images to be searched, in random order; `patients` are (N,) numbers."""
+    """Real images to be searched, in random order; `patients` are (N,) numbers, `reduced` the
+    structures (N, 1, S, S) at the size of the first looks, `norms` and `floor` what their windows
+    are measured by."""
 
     look: Look
     patients: torch.Tensor
-    levels: Mapping[Grid, tuple[torch.Tensor, torch.Tensor]]
+    reduced: torch.Tensor
+    norms: torch.Tensor
+    floor: float
     symmetry: Symmetry
-
-
-@dataclass(frozen=True)
-class Nearest:
-    """For each of Q images: the most similar real image, its patient, likeness and score.
-
-    score = distance to the nearest patient / distance to the second nearest, in [0, 1]:
-    0 = a copy, 1 = no nearer to one person than to the next. Likeness alone would accuse every
-    smooth or shrunken generator; the ratio does not (PRIVACY.md).
-    """
-
-    image: np.ndarray
-    patient: np.ndarray
-    similarity: np.ndarray
-    score: np.ndarray
-
-
-@dataclass(frozen=True)
-class Found:
-    """The nearest in each space, a way of measuring likeness: "registered" (structure, see
-    `registration`) is always there and is what flags an image, "lens" goes by features."""
-
-    spaces: Mapping[str, Nearest]
-
-    @property
-    def registered(self) -> Nearest:
-        return self.spaces["registered"]
-
-    @property
-    def lens(self) -> Nearest:
-        return self.spaces["lens"]
 
 
 def look(
@@ -133,12 +110,11 @@ def join(first: Look, second: Look, order: np.ndarray) -> Look:
 
 def build(seen: Look, patients: np.ndarray, symmetry: Symmetry) -> Gallery:
     """Prepare real images for the search; they should come in random order."""
-    levels = {}
-    for grid in (COARSE, MIDDLE, FINE):
-        reduced = reduce(seen.structures, grid.side_px)
-        levels[grid] = (reduced, window_norms(reduced, grid.window_px))
+    reduced = reduce(seen.structures, ROUGH.side_px)
+    norms = window_norms(reduced, ROUGH.window_px)
+    floor = 0.05 * coarse.energy(reduced, ROUGH.window_px, RADIUS) + 1e-6
     numbers = torch.from_numpy(np.asarray(patients, np.int64)).to(seen.structures.device)
-    return Gallery(seen, numbers, levels, symmetry)
+    return Gallery(seen, numbers, reduced, norms, floor, symmetry)
 
 
 def search(
@@ -155,109 +131,101 @@ def search(
     """
     device = gallery.patients.device
     parts = {name: torch.from_numpy(mask).to(device) for name, mask in among.items()}
-    rows: dict[str, list[dict[str, tuple]]] = {name: [] for name in parts}
+    rows: dict[str, list[dict[str, Row]]] = {name: [] for name in parts}
     for start in range(0, len(queries), BATCH):
         chosen = slice(start, start + BATCH)
-        cosines = torch.einsum(
-            "vqd,nd->vqn", queries.features[:, chosen], gallery.look.features[0]
-        ).amax(0)
-        posed = {
-            grid: templates(queries.structures[chosen], grid, gallery.symmetry)
-            for grid in gallery.levels
+        few = Look(queries.structures[chosen], queries.features[:, chosen])
+        for row in _search_batch(few, gallery, parts, candidates):
+            for name in parts:
+                rows[name].append(row[name])
+        progress(min(start + BATCH, len(queries)) / len(queries))
+    return {name: collect(found) for name, found in rows.items()}
+
+
+@dataclass
+class _Candidates:
+    """What is left of one query's search: images chosen for each part, and how they lie."""
+
+    parts: dict[str, torch.Tensor]
+    images: torch.Tensor
+    rigid: torch.Tensor
+    ways: torch.Tensor
+    poses: torch.Tensor
+
+
+def _search_batch(few: Look, gallery: Gallery, parts, candidates: int):
+    """Yield {part: {space: row}} of each query."""
+    cosines = torch.einsum("vqd,nd->vqn", few.features, gallery.look.features[0]).amax(0)
+    first = first_look(few.structures, gallery)
+    rough = templates(few.structures, ROUGH, gallery.symmetry)
+    fine = templates(few.structures, FINE, gallery.symmetry)
+    chosen = [
+        _choose(seen, cosine, (coarser, finer), gallery, parts, candidates)
+        for seen, cosine, coarser, finer in zip(first, cosines, rough, fine, strict=True)
+    ]
+    bent = _align(few.structures, chosen, gallery)
+    for cosine, each, likeness in zip(cosines, chosen, bent, strict=True):
+        laid, rigid = (_spread(x, each.images, gallery) for x in (likeness, each.rigid))
+        yield {
+            name: {
+                "registered": judge(
+                    laid, gallery.patients, only(each.parts[name], part), similarity=rigid
+                ),
+                "lens": judge(cosine, gallery.patients, part),
+            }
+            for name, part in parts.items()
         }
-        for i, cosine in enumerate(cosines):
-            own = {grid: every[i] for grid, every in posed.items()}
-            found = _search_one(own, cosine, gallery, parts, candidates)
-            for name, row in found.items():
-                rows[name].append(row)
-            progress((start + i + 1) / len(queries))
-    return {name: _collect(found) for name, found in rows.items()}
 
 
-def _search_one(posed, cosine, gallery, parts, candidates) -> dict[str, dict[str, tuple]]:
-    """Coarse, middle, fine for one query; -> {part: {space: row}}."""
-    everyone = torch.arange(len(cosine), device=cosine.device)
-    coarse = _matches(posed, gallery, COARSE, everyone)
-    wide = {
-        name: _union(
-            [
-                best(coarse, gallery.patients, part, WIDER * candidates),
-                best(cosine, gallery.patients, part, candidates),
-            ]
-        )
-        for name, part in parts.items()
-    }
-    middle = _matches(posed, gallery, MIDDLE, _union(wide.values()))
-    short = {
-        name: best(middle, gallery.patients, _only(wide[name], part), candidates)
-        for name, part in parts.items()
-    }
-    fine = _matches(posed, gallery, FINE, _union(short.values()))
-    return {
-        name: {
-            "registered": judge(fine, gallery.patients, _only(short[name], part)),
-            "lens": judge(cosine, gallery.patients, part),
-        }
-        for name, part in parts.items()
-    }
-
-
-def _matches(posed, gallery: Gallery, grid: Grid, chosen: torch.Tensor) -> torch.Tensor:
-    """Return (N,) likeness, NEVER for images that were not chosen."""
-    reduced, norms = gallery.levels[grid]
-    likeness = torch.full((len(reduced),), NEVER, device=reduced.device)
-    likeness[chosen] = match(posed[grid], reduced[chosen], norms[chosen])
-    return likeness
-
-
-def _union(lists: Iterable[torch.Tensor]) -> torch.Tensor:
-    return torch.unique(torch.cat(list(lists)))
-
-
-def _only(chosen: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    mask = torch.zeros_like(like)
-    mask[chosen] = True
-    return mask
-
-
-def best(
-    likeness: torch.Tensor, patients: torch.Tensor, part: torch.Tensor, count: int
-) -> torch.Tensor:
-    """Return the indices of the `count` most similar images of a part, and of the best image of
-    each of its PATIENTS most similar patients, so that there is always a second patient."""
-    inside = torch.where(part, likeness, NEVER)
-    chosen = [inside.topk(min(count, int(part.sum()))).indices]
-    rest = inside.clone()
-    for _ in range(PATIENTS):
-        top = int(rest.argmax())
-        if rest[top] == NEVER:
-            break
-        chosen.append(torch.tensor([top], device=rest.device))
-        rest[patients == patients[top]] = NEVER
-    return torch.unique(torch.cat(chosen))
-
-
-def judge(
-    likeness: torch.Tensor, patients: torch.Tensor, part: torch.Tensor
-) -> tuple[int, int, float, float]:
-    """Return (image, patient, similarity, score) of the nearest image of a part."""
-    inside = torch.where(part, likeness, NEVER)
-    top = int(inside.argmax())
-    others = torch.where(patients == patients[top], NEVER, inside)
-    nearest, second = float(inside[top]), float(others.max())
-    score = (1 - nearest + TOLERANCE) / (1 - second + TOLERANCE)
-    return top, int(patients[top]), nearest, score
-
-
-def _collect(rows: list[dict[str, tuple]]) -> Found:
-    return Found({space: _nearest([row[space] for row in rows]) for space in rows[0]})
-
-
-def _nearest(rows: list[tuple]) -> Nearest:
-    image, patient, similarity, score = zip(*rows, strict=True)
-    return Nearest(
-        np.array(image, np.int64),
-        np.array(patient, np.int64),
-        np.array(similarity),
-        np.array(score),
+def first_look(structures: torch.Tensor, gallery: Gallery) -> torch.Tensor:
+    """Return (Q, N) likeness of the coarser structure of images to every real one."""
+    windows = templates(structures, ROUGH, "identity")
+    found = coarse.look(
+        windows, gallery.reduced, gallery.symmetry, radius=RADIUS, floor=gallery.floor
     )
+    return found.amax(1)
+
+
+def _choose(seen, cosine, posed, gallery: Gallery, parts, candidates: int) -> _Candidates:
+    """Choose the images that one query is compared with closely, for each part by itself."""
+    patients = gallery.patients
+    rough, fine = posed
+
+    def narrow(likeness, chosen, count):
+        return {
+            name: best(likeness, patients, only(chosen[name], part) & part, count)
+            for name, part in parts.items()
+        }
+
+    everyone = {name: torch.arange(len(cosine), device=cosine.device) for name in parts}
+    wide, alike = narrow(seen, everyone, WIDER * candidates), narrow(cosine, everyone, candidates)
+    wide = {name: union([wide[name], alike[name]]) for name in parts}
+    images = union(wide.values())
+    likeness = match(rough, gallery.reduced[images], gallery.norms[images])
+    short = narrow(_spread(likeness, images, gallery), wide, candidates)
+    images = union(short.values())
+    likeness, ways, poses = locate(fine, gallery.reduced[images], gallery.norms[images], FINE)
+    last = narrow(_spread(likeness, images, gallery), short, ALIGNED)
+    kept = torch.isin(images, union(last.values()))
+    return _Candidates(last, images[kept], likeness[kept], ways[kept], poses[kept])
+
+
+def _align(structures: torch.Tensor, chosen: list[_Candidates], gallery: Gallery):
+    """Return each query's likeness to its chosen images once they are laid over it."""
+    turned = symmetric(structures, gallery.symmetry)
+    pairs = [(i, j) for i, each in enumerate(chosen) for j in range(len(each.images))]
+    likeness = []
+    for start in range(0, len(pairs), PAIRS):
+        some = pairs[start : start + PAIRS]
+        images = torch.stack([turned[chosen[i].ways[j], i] for i, j in some])
+        others = gallery.look.structures[torch.stack([chosen[i].images[j] for i, j in some])]
+        poses = torch.stack([chosen[i].poses[j] for i, j in some])
+        likeness.append(align(images, others, poses).likeness)
+    return torch.cat(likeness).split([len(each.images) for each in chosen])
+
+
+def _spread(likeness: torch.Tensor, images: torch.Tensor, gallery: Gallery) -> torch.Tensor:
+    """Return (N,) likeness, NEVER for images that were not looked at."""
+    spread = torch.full((len(gallery.patients),), NEVER, device=likeness.device)
+    spread[images] = likeness
+    return spread

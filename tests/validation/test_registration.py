@@ -6,9 +6,11 @@ import torch
 from scipy import ndimage
 
 from medsynth.validation import planted
+from medsynth.validation.alignment import lattice, look_up
 from medsynth.validation.registration import (
     FINE,
     Grid,
+    locate,
     match,
     reduce,
     structure,
@@ -86,3 +88,36 @@ def test_symmetries_are_as_many_and_all_different(symmetry, count):
 def test_sixteen_bit_colour_and_any_size_are_looked_at_alike():
     big = np.repeat(np.repeat(np.repeat(faces(1), 3, 1), 2, 2), 2, 3)
     assert likeness(big, faces(1))[0, 0] > 0.98
+
+
+@pytest.mark.parametrize("symmetry", ["identity", "flip", "rotations", ALL])
+def test_locate_says_which_way_and_where_the_image_lies(symmetry):
+    originals = faces(2)
+    ways = symmetric(torch.from_numpy(originals[:1, 0]), symmetry)
+    shifted = np.roll(originals, (4, -2), (2, 3))  # original's pixel (y, x) lies at (y + 4, x - 2)
+    others = reduce(torch.from_numpy(structure(np.concatenate([shifted[:1], originals[1:]]))), 32)
+    norms = window_norms(others, FINE.window_px)
+    for turned in ways:
+        seen = torch.from_numpy(structure(turned[None].numpy()))
+        posed = templates(seen, FINE, symmetry)[0]
+        likeness, way, maps = locate(posed, others, norms, FINE)
+        torch.testing.assert_close(likeness, match(posed, others, norms))
+        back = symmetric(turned[0], symmetry)[way[0]]
+        assert torch.equal(back, torch.from_numpy(originals[0, 0]))
+        wanted = torch.tensor([[1.0, 0.0, -2.0], [0.0, 1.0, 4.0]])
+        torch.testing.assert_close(maps[0], wanted, atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("degrees", [-5, 5])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_locate_turns_the_right_way_round_whatever_the_mirroring(degrees, mirrored):
+    original = faces(1)
+    turned = ndimage.rotate(original, degrees, (2, 3), reshape=False, order=3, mode="reflect")
+    turned = turned[..., ::-1].copy() if mirrored else turned
+    others = reduce(torch.from_numpy(structure(original)), 32)
+    posed = templates(torch.from_numpy(structure(turned)), FINE, ALL)[0]
+    _, way, maps = locate(posed, others, window_norms(others, FINE.window_px), FINE)
+    back = symmetric(torch.from_numpy(structure(turned)), ALL)[way[0]]
+    places = lattice(64, back) @ maps[0, :, :2].T + maps[0, :, 2]
+    laid = look_up(torch.from_numpy(structure(original))[:, None], places[None])[0][0, 0]
+    assert np.corrcoef(laid[8:-8, 8:-8].ravel(), back[0, 8:-8, 8:-8].ravel())[0, 1] > 0.97
