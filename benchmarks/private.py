@@ -168,7 +168,10 @@ def print_table(raw: Path, runs: Path, epsilons: list[float], changes: dict[str,
         folder = runs / name.replace(" ", "-")
         if first is not None:
             share(first, folder)
-        pipeline.run_all(pipeline.start(study_of(epsilon, changes), folder), raw, tell)
+        run = pipeline.start(study_of(epsilon, changes), folder)
+        pipeline.ingest(run, raw, tell)
+        for stage in (pipeline.split, pipeline.fit, pipeline.sample, pipeline.validate):
+            stage(run, tell)
         first = first or folder
         columns[name] = read_findings(folder / "evidence" / "findings.jsonl")
     print("| finding | " + " | ".join(columns) + " | real against real |")
