@@ -150,3 +150,23 @@ def test_a_cohort_of_copies_leaves_nothing(run, raw):
     assert "nothing to leave" in verdict.reasons[-1]
     with pytest.raises(RefusedError):
         pipeline.release(copying)
+
+
+def test_another_run_on_the_same_patients_is_another_attempt_where_a_site_counts(
+    run, tmp_path, monkeypatch
+):
+    alone = judge.decide(run)
+    assert alone.attempt == 1
+    assert any("counted in this folder alone" in sentence for sentence in alone.claim)
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.setenv("MEDSYNTH_SITE", str(site))
+    assert judge.decide(run).attempt == 1
+    other = tmp_path / "other"
+    shutil.copytree(run.folder, other, ignore=shutil.ignore_patterns("attempts.jsonl", "evidence"))
+    again = pipeline.start(study(**OPEN, **{"validate.permutations": 99}), other)
+    pipeline.validate(again)
+    verdict = judge.decide(again)
+    assert verdict.attempt == 2
+    assert any("all runs of this site" in sentence for sentence in verdict.claim)
+    assert len((other / "attempts.jsonl").read_text().splitlines()) == 1

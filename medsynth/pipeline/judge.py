@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +143,8 @@ def decide(run: Run) -> Verdict:
     generator = digest_json(
         [digests["autoencoder"], digests["diffusion"], run.protocol.sample.generator]
     )
-    verdict = judge(run, findings, claim, digests, generator=generator)
+    real = [Cohort.read(run.folder / "intake")]
+    verdict = judge(run, findings, claim, digests, generator=generator, real=real)
     write_json(path, verdict.to_dict())
     return verdict
 
@@ -155,31 +156,44 @@ def judge(
     digests: dict[str, str],
     *,
     generator: str,
+    real: Sequence[Cohort] = (),
 ) -> Verdict:
     """Judge, and write the attempt down before the verdict is; a rejection of a `generator` stays.
 
+    `real` are the real images, by which a site's log knows the same patients again; without them
+    attempts are counted in the run's folder alone.
     Raises StageError where this attempt's tests could no longer reject anything.
     """
     from ..release import attempts, gate
 
-    rules, log = run.protocol.gate.rules, run.folder / "attempts.jsonl"
-    attempt = attempts.number(log, digests["evidence"])
-    if not all(run.protocol.can_reject(rule, attempt=attempt) for rule in rules):
+    rules, evidence = run.protocol.gate.rules, digests["evidence"]
+    logs = attempts.logs(run.folder, [cohort.pixels for cohort in real])
+    counted = attempts.COUNTED_AT_SITE if logs[-1].at_site else attempts.COUNTED_HERE
+    with attempts.alone(logs):
+        attempt = max(attempts.number(log, evidence) for log in logs)
+        _check_can_reject(run, attempt)
+        rejected = gate.rejects(findings, rules, attempt=attempt)
+        before: dict[str, int] = {}
+        for log in logs:
+            attempts.record(log, evidence=evidence, generator=generator, rejected=rejected)
+            before |= attempts.rejections(log, generator, besides=evidence if rejected else "")
+    return gate.decide(
+        findings,
+        rules,
+        attempt=attempt,
+        claim=(*claim, counted),
+        digests=digests,
+        rejected_before=sorted(before.values()),
+    )
+
+
+def _check_can_reject(run: Run, attempt: int) -> None:
+    if not all(run.protocol.can_reject(rule, attempt=attempt) for rule in run.protocol.gate.rules):
         raise StageError(
             f"at attempt {attempt} the level of a test is below what "
             f"{run.protocol.validate_.permutations} permutations can reach, so it could only "
             f"pass: raise validate.permutations and validate again"
         )
-    rejected = gate.rejects(findings, rules, attempt=attempt)
-    attempts.record(log, evidence=digests["evidence"], generator=generator, rejected=rejected)
-    before = [
-        earlier
-        for earlier in attempts.rejections(log, generator)
-        if not (earlier == attempt and rejected)
-    ]
-    return gate.decide(
-        findings, rules, attempt=attempt, claim=claim, digests=digests, rejected_before=before
-    )
 
 
 def require_verdict(run: Run) -> Verdict:
