@@ -139,6 +139,18 @@ def test_copies_are_refused(copied):
     assert "memorization.copy_rate" in refused
 
 
+def test_quarantined_images_are_named_and_are_not_what_the_verdict_is_about(copied):
+    out, verdict, said = copied
+    private = out / "evidence" / "private"
+    paths = (private / "quarantined_files.csv").read_text().splitlines()[1:]
+    assert "synthetic/3/1.png" in paths
+    assert "synthetic/fresh.png" not in paths
+    share = read_findings(out / "evidence" / "findings.jsonl")["memorization.quarantined"]
+    assert share.value == pytest.approx(len(paths) / share.n)
+    assert any(f"{len(paths)} of {share.n} synthetic images" in line for line in said)
+    assert verdict.digests["synthetic"] != Cohort.read(out / "synthetic").digest
+
+
 def test_held_out_images_among_the_synthetic_ones_are_refused(copied):
     out, verdict, _ = copied
     judged = {item.finding: item.outcome for item in verdict.judgements}
@@ -167,7 +179,7 @@ def test_claim_says_what_an_audit_can_not_know(fresh, copied):
     known, unknown = " ".join(fresh[1].claim), " ".join(copied[1].claim)
     for text in (known, unknown):
         assert "exact only if training and held-out patients were divided at random" in text
-        assert "Attempts are counted in this audit's folder alone" in text
+        assert "Attempts were counted" in text
     assert "Every image's patient is known" in known
     assert "no classifier told the two apart" in known
     assert "No patient is known: each" in unknown

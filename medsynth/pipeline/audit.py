@@ -26,10 +26,10 @@ from ..runtime import (
     write_json,
     write_text,
 )
-from .audit_overlap import Sides, find, read_sides
+from .audit_overlap import Sides, find, name_quarantined, read_sides
 from .audit_report import report
 from .audit_study import PARTS, WORDS, Folders, listing
-from .audit_words import claim, count_findings, overlap_sentences
+from .audit_words import claim, count_findings, overlap_sentences, quarantine_sentences
 from .judge import judge, open_lens
 from .learn import make_lens
 from .run import Progress, Run, silent
@@ -71,8 +71,10 @@ def audit(
         "evidence",
         STAGES[:-1],
         ("domain", "validate", "seed"),
-        lambda folder: _validate(run, sides, folder, progress),
+        lambda folder: _validate(run, folders, sides, folder, progress),
     )
+    for sentence in quarantine_sentences(read_findings(run.folder / "evidence/findings.jsonl")):
+        say(sentence)
     verdict = _decide(run, sides)
     report(run, sides)
     return run, verdict
@@ -170,9 +172,9 @@ def _check(run: Run, sides: Sides) -> None:
         )
 
 
-def _validate(run: Run, sides: Sides, folder: Path, progress: Progress) -> None:
+def _validate(run: Run, folders: Folders, sides: Sides, folder: Path, progress: Progress) -> None:
     """Measure all that can be measured from images alone into evidence/findings.jsonl."""
-    from ..validation import Case, division, measures
+    from ..validation import Case, division, measure_all
 
     private = folder / "private"
     private.mkdir(exist_ok=True)
@@ -188,30 +190,34 @@ def _validate(run: Run, sides: Sides, folder: Path, progress: Progress) -> None:
         private=private,
         progress=progress,
     )
-    findings = [finding for measure in measures().values() for finding in measure(case)]
-    findings += [*division.measure(case), *count_findings(overlap_of(run))]
+    findings = [*measure_all(case), *division.measure(case), *count_findings(overlap_of(run))]
+    name_quarantined(run, folders, sides.synthetic, private)
     write_findings(folder / "findings.jsonl", findings)
 
 
 def _decide(run: Run, sides: Sides) -> Verdict:
     """Hold the findings against the rules; write and return verdict.json."""
+    from ..data.deidentify import pseudonym, read_or_make_secret
     from ..release import gate
+    from ..validation.quarantine import remaining
 
     path = run.folder / "verdict.json"
     path.unlink(missing_ok=True)
     digests = {stage: verify_stage(run.folder / stage).digest for stage in STAGES}
     findings = read_findings(run.folder / "evidence" / "findings.jsonl")
-    cohorts = {part: Cohort.read(run.folder / part).digest for part in PARTS}
     bound = {
         "protocol": run.protocol.digest,
-        **cohorts,
+        **{part: Cohort.read(run.folder / part).digest for part in ("train", "holdout")},
+        "synthetic": remaining(sides.synthetic, run.folder / "evidence" / "private").digest,
         "overlap": digests["overlap"],
         "lens": digests["lens"],
         "evidence": gate.digest_findings(findings),
     }
     said = claim(run, sides, overlap_of(run), findings["audit.split_auc"])
-    # Which generator made these images, nobody can say: a rejection stays with the folder.
-    generator = digest_json("the generator of this audit's folder")
-    verdict = judge(run, findings, said, bound, generator=generator)
+    # Which generator made these images, nobody can say: a rejection stays with this folder.
+    secret = read_or_make_secret(run.folder / "site.key")
+    generator = pseudonym(secret, "source", "the generator that is audited here")
+    real = (sides.train, sides.holdout)
+    verdict = judge(run, findings, said, bound, generator=generator, real=real)
     write_json(path, verdict.to_dict())
     return verdict

@@ -114,6 +114,17 @@ def _rows(
                 yield "patient on both sides", names[part][i], record.patient, ""
 
 
+def name_quarantined(run: Run, folders: Folders, synthetic: Cohort, private: Path) -> None:
+    """Write quarantined_files.csv into `private`: the synthetic images that must not be shared."""
+    from ..validation.quarantine import remaining
+
+    kept = {record.id for record in remaining(synthetic, private).records}
+    names = _names(run, folders.synthetic, "synthetic", synthetic)
+    pairs = zip(names, synthetic.records, strict=True)
+    rows = [("path",), *((name,) for name, record in pairs if record.id not in kept)]
+    write_text(private / "quarantined_files.csv", "".join(map(csv_line, rows)))
+
+
 def _names(run: Run, raw: Path, part: str, cohort: Cohort) -> list[str]:
     """Return each image's path in the folder that it came from, as `part`/path."""
     from ..data.account import written

@@ -18,10 +18,6 @@ UNKNOWN_PERSONS = (
     " Where patients are not known, several images of one person on one side do the same: name the "
     "patients (--patients) and audit again."
 )
-COUNTED_HERE = (
-    "Attempts are counted in this audit's folder alone: whether other images of this generator "
-    "were audited elsewhere, nobody here can say."
-)
 COUNTS = {
     "holdout_in_train": (
         "held-out images",
@@ -70,6 +66,19 @@ def _sentences(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         )
 
 
+def quarantine_sentences(findings: Mapping[str, Finding]) -> list[str]:
+    """Say how many synthetic images must not be shared, and where they are named."""
+    share = findings["memorization.quarantined"]
+    taken = round(share.value * share.n)
+    if not taken:
+        return []
+    return [
+        f"{taken} of {share.n} synthetic images are nearer to one training patient than innocent "
+        f"images are: whatever the verdict, don't share them. They are named in "
+        f"evidence/private/quarantined_files.csv."
+    ]
+
+
 def _both(counts: Mapping[str, int]) -> str:
     return f"{sum(counts.values())} ({counts['exact']} exactly, {counts['near']} nearly)"
 
@@ -95,7 +104,7 @@ def claim(run: Run, sides: Sides, facts: Mapping[str, Any], split_auc: Finding) 
     division = _division(split_auc, known=said["patients_known"])
     known = dict(_sentences(facts))
     told = [known[name] for name in ("holdout_in_train", "synthetic_in_holdout") if name in known]
-    caveats = [*said["caveats"], division, *told, COUNTED_HERE]
+    caveats = [*said["caveats"], division, *told]
     return gate.claims({**said, "caveats": caveats}, domain=run.protocol.domain)
 
 
