@@ -362,7 +362,7 @@ def split(run: RunFolder, json_: AsJson = False) -> None:
     opened = pipeline.open_run(run)
     pipeline.split(opened)
     said = pipeline.facts(opened, "split/split.json")
-    _say(said, json_, said["foresight"]["sentence"], said["claim"])
+    _say(said, json_, *pipeline.tell_split(opened))
 
 
 @app.command()
@@ -407,8 +407,6 @@ def findings(run: RunFolder, json_: AsJson = False) -> None:
 
 
 def _show_findings(run: Any, as_json: bool) -> None:
-    from dataclasses import asdict
-
     from rich.console import Console
     from rich.table import Table
 
@@ -417,7 +415,7 @@ def _show_findings(run: Any, as_json: bool) -> None:
 
     found = pipeline.findings_of(run)
     if as_json:
-        print(json.dumps([without_nan(asdict(item)) for item in found.values()], indent=2))
+        print(json.dumps([without_nan(item.to_dict()) for item in found.values()], indent=2))
         return
     table = Table("finding", "value", "95 % interval", "n", "reference", "unit", box=None)
     table.columns[0].no_wrap = True

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .split import foresee
+from .split import foresee, say_holdouts
 from .survey import Survey
 
 PROPOSED_RULES = (
@@ -95,7 +95,9 @@ def _split_block(seen: Survey, split: Mapping[str, Any] | None) -> str:
     train = units - holdout - round(units * values["validation"])
     if min(train, holdout) < 1:
         return "# Too few patients to hold any out.\n" + _block("split", values)
-    return _comment(foresee(train, holdout).sentence) + "\n" + _block("split", values)
+    foretold = foresee(train, holdout).sentence
+    proposed = say_holdouts(units, validation=values["validation"])
+    return f"{_comment(foretold)}\n{_comment(proposed)}\n" + _block("split", values)
 
 
 def _gate_block(rules: Iterable[Mapping[str, Any]]) -> str:

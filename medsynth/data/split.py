@@ -21,6 +21,8 @@ from ..runtime import derive_seed
 
 PARTS = ("train", "validation", "holdout")
 LEVELS = (0.05, 0.01, 0.001)
+FIRST = 0.025  # what the gate's first attempt has of a level of 5 %
+COPIES = (5, 10, 20)
 
 
 def split_patients(cohort: Cohort, settings: Split, seed: int) -> np.ndarray:
@@ -110,6 +112,31 @@ def _foresight_sentence(train: int, holdout: int, copies: dict[str, int | None])
     text += f"the gate can see copies of at least so many different patients: {needs}"
     unseen = [f"{float(level) * 100:g} %" for level, k in copies.items() if k is None]
     return text + (f"; at {' and '.join(unseen)} none." if unseen else ".")
+
+
+def propose_holdout(patients: int, copies: int, *, validation: float) -> float | None:
+    """Return the smallest split.holdout, in steps of 0.01, with which so many copies, each of
+    another patient, can be significant at the gate's first attempt; None where no share is enough.
+    """
+    for percent in range(1, 95):
+        held_out = math.floor(percent / 100 * patients + 0.5)
+        train = patients - math.floor(validation * patients + 0.5) - held_out
+        if validation + percent / 100 >= 0.95 or train < 1:
+            return None
+        if held_out and (_smallest_count(train, held_out, FIRST) or math.inf) <= copies:
+            return percent / 100
+    return None
+
+
+def say_holdouts(patients: int, *, validation: float, copies: Sequence[int] = COPIES) -> str:
+    """Say in a sentence how large split.holdout must be to see so many copies."""
+    shares = {k: propose_holdout(patients, k, validation=validation) for k in copies}
+    seen = [f"{k} from {share:g} on" for k, share in shares.items() if share is not None]
+    unseen = [str(k) for k, share in shares.items() if share is None]
+    text = f"Copies of so many of {patients} patients can be seen at best, by split.holdout: "
+    text += ", ".join(seen) if seen else "none"
+    few = f"; {' or '.join(unseen)} never, for want of patients" if unseen else ""
+    return text + few + ". The test looks in several ways, and needs two or three more."
 
 
 def describe(cohort: Cohort, parts: np.ndarray, *, caveats: Sequence[str] = ()) -> dict[str, Any]:

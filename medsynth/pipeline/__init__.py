@@ -16,7 +16,7 @@ from .demo import demo
 from .first_look import init, tell_intake
 from .judge import check_fresh, decide, findings_of, release, validate
 from .learn import fit, sample
-from .prepare import ingest, split
+from .prepare import ingest, split, tell_split
 from .report import report
 from .run import PLANS, Run, facts, open_run, parts_of, start
 from .whole import run_all
@@ -46,5 +46,6 @@ __all__ = [
     "start",
     "tell_audit",
     "tell_intake",
+    "tell_split",
     "validate",
 ]

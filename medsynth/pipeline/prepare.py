@@ -52,3 +52,19 @@ def split(run: Run, progress: Progress = silent) -> StageRecord:
         progress("split", 1.0)
 
     return run.build("split", build)
+
+
+def tell_split(run: Run) -> list[str]:
+    """Return in sentences what the division can see, what another would, and what may be claimed.
+
+    One of the numbers of copies asked about is 1 % of the synthetic images.
+    """
+    from ..data import split as splitting
+
+    said = facts(run, "split/split.json")
+    patients = sum(part["patients"] for part in said["parts"].values())
+    copies = sorted({*splitting.COPIES, max(1, round(0.01 * run.protocol.sample.images))})
+    proposed = splitting.say_holdouts(
+        patients, validation=run.protocol.split.validation, copies=copies
+    )
+    return [said["foresight"]["sentence"], proposed, said["claim"]]

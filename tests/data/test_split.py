@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medsynth.cohort import Cohort, Record
-from medsynth.data.split import describe, foresee, split_patients
+from medsynth.data.split import (
+    describe,
+    foresee,
+    propose_holdout,
+    say_holdouts,
+    split_patients,
+)
 from medsynth.errors import DataError
 from medsynth.protocol import Split
 
@@ -132,3 +138,33 @@ def test_the_claim_allows_for_what_the_data_set_does_not_know():
     said = describe(images, parts, caveats=("A slide counts as a patient.",))
     assert said["caveats"] == ["A slide counts as a patient."]
     assert said["claim"].endswith("as far as the data set tells them apart.")
+
+
+@pytest.mark.parametrize("patients", [60, 500, 3000])
+@pytest.mark.parametrize("copies", [6, 10, 25])
+def test_the_proposed_holdout_is_the_smallest_that_sees_so_many_copies(patients, copies):
+    def chance(share):
+        """That so many different patients are all training patients, counted draw by draw."""
+        held_out = int(share * patients + 0.5)
+        left = patients - int(0.1 * patients + 0.5)
+        drawn = np.arange(copies)
+        return float(np.prod((left - held_out - drawn) / (left - drawn)))
+
+    share = propose_holdout(patients, copies, validation=0.1)
+    assert chance(share) <= 0.025
+    assert chance(share - 0.01) > 0.025
+
+
+def test_no_holdout_is_proposed_where_none_is_enough():
+    assert propose_holdout(400, 1, validation=0.1) is None
+    assert propose_holdout(6, 20, validation=0.0) is None
+    words = say_holdouts(400, validation=0.1, copies=(1, 10))
+    assert "10 from 0.28 on" in words
+    assert "1 never, for want of patients" in words
+
+
+def test_equal_halves_see_what_they_are_known_to_see():
+    """In large numbers k copies are all training patients with probability t^k."""
+    assert propose_holdout(10**5, 6, validation=0.0) == pytest.approx(
+        1 - 0.025 ** (1 / 6), abs=0.01
+    )
