@@ -85,7 +85,7 @@ def apply(dataset: Any, settings: Deidentify, *, secret: bytes | None = None) ->
     with silence():
         try:
             return _apply(dataset, settings, secret)
-        except BadImage:
+        except (BadImage, MemoryError):
             raise
         except Exception as error:  # a damaged header may raise anything, and quote what it holds
             raise BadImage("truncated or damaged", f"header ({type(error).__name__})") from None
