@@ -27,8 +27,10 @@ from ..protocol import Protocol
 from . import wording
 from .cards import not_measured, split_rows, study_rows
 from .charts import Curve, curve_svg, interval_bar, is_logarithmic
+from .gate import QUARANTINED, limits
 from .pictures import marks, png_size
 
+GROUP = re.compile(r"memorization\.p_value\.([^.]+)\.([^.]+)")
 SHOWN_IMAGES, SHOWN_COLUMNS, SHOWN_PX = 48, 8, 96
 COLUMN_PX = 784  # the width of the text
 OUTCOME_WORDS = {
@@ -118,6 +120,8 @@ def _page(data: PrivateReport | PublicReport, *, private: bool, panels: Sequence
             outcome_words=OUTCOME_WORDS,
             findings=data.findings,
             groups=_grouped(data.findings),
+            subgroups=_subgroups(data.findings),
+            quarantined=_say_quarantined(data.findings),
             judged=limits,
             limits=_limits(data),
             panels=[(panel, _data_uri(panel.png), _shown_size(panel.png)) for panel in panels],
@@ -135,15 +139,33 @@ def _page(data: PrivateReport | PublicReport, *, private: bool, panels: Sequence
 
 def _limits(data: PrivateReport | PublicReport) -> dict[str, float]:
     """Return the bar of every judged finding, as the number that was held against it."""
-    from .gate import limits
-
     return limits(data.protocol.gate.rules, data.findings, attempt=data.verdict.attempt)
 
 
 def _grouped(findings: Mapping[str, Finding]) -> list[tuple[str, list[Finding]]]:
-    ordered = [findings[name] for name in sorted(findings)]
+    ordered = [findings[name] for name in sorted(findings) if not GROUP.fullmatch(name)]
     groups = groupby(ordered, key=lambda finding: wording.family(finding.name))
     return [(name, list(members)) for name, members in groups]
+
+
+def _subgroups(findings: Mapping[str, Finding]) -> list[tuple[str, str, Finding]]:
+    """Return (attribute, value, finding) of each group of patients that was tested by itself."""
+    found = ((GROUP.fullmatch(name), findings[name]) for name in sorted(findings))
+    return [(*map(wording.plain, match.groups()), finding) for match, finding in found if match]
+
+
+def _say_quarantined(findings: Mapping[str, Finding]) -> str:
+    """Say how many images the quarantine took; "" where there was none."""
+    taken = findings.get(QUARANTINED)
+    if taken is None or not taken.is_number:
+        return ""
+    images = round(taken.value * taken.n)
+    expected = wording.quantity(taken.reference, taken.unit)
+    return (
+        f"{images:,} of {wording.count(taken.n, 'image')} were quarantined, each much nearer to "
+        f"one training patient than to the next; of innocent images at most {expected} would be. "
+        f"{wording.count(taken.n - images, 'image')} remain."
+    )
 
 
 def _samples(cohort: Cohort) -> Panel:

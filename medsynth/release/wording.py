@@ -66,7 +66,12 @@ def interval(finding: Finding) -> str:
 def title(name: str) -> str:
     """Return a finding's name as words: "memorization.copy_rate" -> "copy rate"."""
     parts = name.split(".")[1:] or [name]
-    return ", ".join(ABBREVIATIONS.get(part, part.replace("_", " ")) for part in parts)
+    return ", ".join(map(plain, parts))
+
+
+def plain(part: str) -> str:
+    """Return one part of a finding's name as words: "copy_rate" -> "copy rate"."""
+    return ABBREVIATIONS.get(part, part.replace("_", " "))
 
 
 def full_title(name: str) -> str:

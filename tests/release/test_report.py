@@ -11,6 +11,7 @@ from made_up import judged, make_findings
 import medsynth.release
 from medsynth.cohort import Cohort
 from medsynth.errors import RefusedError
+from medsynth.finding import Finding
 from medsynth.pictures import grid_png
 from medsynth.release.charts import Curve, curve_svg, interval_bar
 from medsynth.release.report import (
@@ -241,3 +242,36 @@ def test_a_curve_without_a_number_is_not_drawn():
 
 def test_names_in_a_drawing_are_text():
     assert "<b>" not in curve_svg(Curve("<b>", "loss", {"<b>": [(1, 1.0), (2, 2.0)]}))
+
+
+def grouped():
+    """The made-up findings, two groups of patients and a quarantine."""
+    rows = [
+        Finding(
+            f"memorization.p_value.{name}", p, p, p, 300, "probability", "higher is better", "m"
+        )
+        for name, p in (("sex.F", 0.62), ("sex.M", 0.031))
+    ]
+    rows.append(
+        Finding("memorization.quarantined", 0.01, 0.002, 0.03, 300, "share of synthetic images",
+                "lower is better", "conformal", 0.005, "innocent images")
+    )  # fmt: skip
+    return make_findings() | {row.name: row for row in rows}
+
+
+def test_groups_have_a_table_of_their_own(study):
+    given = judged(study["protocol"], study["cohort"], grouped())
+    for page in (public(given), private(given)):
+        text = Page(page).words()
+        table = text.split("Groups of patients, each tested by itself")[1]
+        assert re.search(r"sex F memorization\. ?p_ ?value\. ?sex\. ?F 0\.62", table)
+        assert "0.031" in table
+    assert "Groups of patients" not in public(study)
+
+
+def test_the_page_says_what_was_quarantined(study):
+    given = judged(study["protocol"], study["cohort"], grouped())
+    text = Page(public(given)).words()
+    assert "3 of 300 images were quarantined" in text
+    assert "at most 0.5 % would be. 297 images remain." in text
+    assert "quarantined" not in Page(public(study)).words()
