@@ -12,7 +12,7 @@ from known_truth import SETTINGS, make_case
 from medsynth.cohort import Cohort, Record
 from medsynth.validation import Case
 from medsynth.validation.attack import Attack, Pool
-from medsynth.validation.search import Found, Nearest
+from medsynth.validation.nearest import Found, Nearest
 from medsynth.validation.statistics import conformal_threshold
 
 
