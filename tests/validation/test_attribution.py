@@ -10,7 +10,7 @@ from scipy import stats
 
 from medsynth.validation.attribution import attribution_test, cut_offs, rank, weights
 
-RUNS = 250
+RUNS = 200
 PATIENTS, HELD_OUT, IMAGES = 70, 30, 60
 
 
