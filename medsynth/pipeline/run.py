@@ -71,7 +71,7 @@ class Run:
     def settings(self, stage: str) -> dict[str, Any]:
         """Return what of the protocol a stage depends on: its sections, and for a private denoiser
         the labels that it is to know."""
-        settings = {name: self.protocol.section(name) for name in PLANS[stage].sections}
+        settings = {name: _set(self.protocol.section(name)) for name in PLANS[stage].sections}
         if stage == "diffusion" and self.protocol.diffusion.private is not None:
             shares = self.protocol.sample.labels
             settings["labels"] = {name: sorted(shares[name]) for name in sorted(shares)}
@@ -118,6 +118,13 @@ class Run:
             settings=self.settings(stage),
             all_ranks=all_ranks,
         )
+
+
+def _set(knobs: Any) -> Any:
+    """Leave out null knobs: one that a later version adds makes no finished stage stale."""
+    if not isinstance(knobs, dict):
+        return knobs
+    return {name: _set(value) for name, value in knobs.items() if value is not None}
 
 
 def start(study: Protocol, folder: Path) -> Run:
