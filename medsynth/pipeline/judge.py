@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from ..runtime import (
     write_json,
 )
 from .run import PLANS, Progress, Run, open_autoencoder, parts_of, silent
+
+if TYPE_CHECKING:
+    from ..validation.losses import Model
 
 
 def validate(run: Run, progress: Progress = silent) -> StageRecord:
@@ -47,6 +51,7 @@ def _validate(run: Run, folder: Path, progress: Progress) -> None:
         seed=run.protocol.seed,
         private=private,
         budget=_coverage(run),
+        model=open_model(run),
         progress=progress,
     )
     write_findings(folder / "findings.jsonl", measure_all(case))
@@ -80,6 +85,22 @@ def open_lens(run: Run) -> Callable[[np.ndarray], np.ndarray]:
     else:
         lens = open_weights(folder / f"lens{Path(settings.weights).suffix}", settings.sha256)
     return features(lens, device=choose_device())
+
+
+def open_model(run: Run) -> Model:
+    """Return what somebody who had the run's weights could ask of them."""
+    from ..models.denoiser import Denoiser
+    from ..validation.losses import open_model as ask
+    from ..vocabulary import Vocabulary
+
+    device, folder = choose_device(), run.folder / "diffusion"
+    return ask(
+        Denoiser.load(folder).to(device),
+        open_autoencoder(run, device),
+        Vocabulary.read(folder / "vocabulary.json"),
+        run.protocol.diffusion,
+        device=device,
+    )
 
 
 def _reconstructor(run: Run):
@@ -167,7 +188,8 @@ def judge(
     from ..release import attempts, gate
 
     rules, evidence = run.protocol.gate.rules, digests["evidence"]
-    logs = attempts.logs(run.folder, [cohort.pixels for cohort in real])
+    pixels = [cohort.pixels for cohort in real]
+    logs = attempts.logs(run.folder, pixels, shared=run.shared)
     counted = attempts.COUNTED_AT_SITE if logs[-1].at_site else attempts.COUNTED_HERE
     with attempts.alone(logs):
         attempt = max(attempts.number(log, evidence) for log in logs)

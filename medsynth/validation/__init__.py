@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from ..cohort import Cohort
 from ..domains import Domain
 from ..finding import Finding
 from ..protocol import Validate
+
+if TYPE_CHECKING:
+    from .losses import Model
 
 Images = np.ndarray
 """(N, C, H, W) float32 in [-1, 1]."""
@@ -26,7 +30,8 @@ class Case:
     patients alike, or on neither. `reconstruct` passes images through the autoencoder; None where
     there is none (an audit of somebody else's images). `private` is a folder for pictures and
     tables of single patients, which never leave the hospital. `budget` is what epsilon holds for
-    the images; None where none is claimed. `progress` is told (what, share).
+    the images; None where none is claimed. `model` is what somebody with the weights could ask;
+    None where there are none. `progress` is told (what, share).
     """
 
     settings: Validate
@@ -39,6 +44,7 @@ class Case:
     seed: int
     private: Path
     budget: Coverage | None = None
+    model: Model | None = None
     progress: Callable[[str, float], None] = lambda what, share: None
 
 
