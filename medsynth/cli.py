@@ -158,12 +158,25 @@ def run_command(
     run: RunFolder,
     profile: Profile = None,
     set_: Changes = None,
+    halves: Annotated[
+        bool,
+        typer.Option(
+            "--halves",
+            help="For few patients: two runs, RUN/first and RUN/second, each trained on the "
+            "patients whom the other holds out.",
+        ),
+    ] = False,
     json_: AsJson = False,
 ) -> None:
     """Do all stages, from raw images to the gate and the release; again = go on."""
     from . import pipeline
 
-    opened = pipeline.start(_load(protocol, profile, set_), run)
+    study = _load(protocol, profile, set_)
+    if halves:
+        with _progress(json_) as progress:
+            done = pipeline.run_halves(study, raw, run, progress)
+        return _end_halves(done, json_)
+    opened = pipeline.start(study, run)
     with _progress(json_) as progress:
         verdict = pipeline.run_all(opened, raw, progress)
     _end(opened, verdict, json_)
@@ -174,19 +187,37 @@ def _end(run: Any, verdict: Any, as_json: bool) -> None:
     from .runtime import ranks
 
     if ranks()[0] == 0:
-        report, release = run.folder / "report.html", run.folder / "release"
-        result = {
-            "outcome": verdict.outcome,
-            "reasons": verdict.reasons,
-            "report": str(report),
-            "release": str(release) if verdict.passed else None,
-        }
-        lines = [f"The gate {_WORDS[verdict.outcome]}.", *(f"  - {r}" for r in verdict.reasons)]
-        if verdict.passed:
-            lines.append(f"What may be shared: {release}")
-        _say(result, as_json, *lines, f"Report to open:     {report}")
+        result, lines = _outcome(run, verdict)
+        _say(result, as_json, *lines)
     if not verdict.passed:
         raise typer.Exit(3)
+
+
+def _end_halves(done: dict[str, tuple[Any, Any]], as_json: bool) -> None:
+    """Say what the gate said of both halves; exit 3 unless both passed."""
+    from .runtime import ranks
+
+    said = {half: _outcome(run, verdict) for half, (run, verdict) in done.items()}
+    if ranks()[0] == 0:
+        lines = [line for half, (_, told) in said.items() for line in (f"The {half} half:", *told)]
+        _say({half: result for half, (result, _) in said.items()}, as_json, *lines)
+    if not all(verdict.passed for _, verdict in done.values()):
+        raise typer.Exit(3)
+
+
+def _outcome(run: Any, verdict: Any) -> tuple[dict[str, Any], list[str]]:
+    """Return what the gate said of a run: for programs, and in lines for people."""
+    report, release = run.folder / "report.html", run.folder / "release"
+    result = {
+        "outcome": verdict.outcome,
+        "reasons": verdict.reasons,
+        "report": str(report),
+        "release": str(release) if verdict.passed else None,
+    }
+    lines = [f"The gate {_WORDS[verdict.outcome]}.", *(f"  - {r}" for r in verdict.reasons)]
+    if verdict.passed:
+        lines.append(f"What may be shared: {release}")
+    return result, [*lines, f"Report to open:     {report}"]
 
 
 _WORDS = {

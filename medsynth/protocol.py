@@ -155,6 +155,9 @@ class Split(Section):
     """Share of the patients for curves and early stopping."""
     holdout: Share = 0.4
     """Share of the patients that no model ever sees: the gate compares with them."""
+    half: Literal["first", "second"] | None = None
+    """One of two runs on exchanged halves, each the other's held-out patients, for few patients
+    (medsynth run --halves); holdout is then not used. Null is a run by itself."""
 
     @model_validator(mode="after")
     def _leaves_patients_to_train_on(self) -> Split:

@@ -20,6 +20,7 @@ from ..protocol import Split
 from ..runtime import derive_seed
 
 PARTS = ("train", "validation", "holdout")
+EXCHANGED = PARTS[::-1]
 LEVELS = (0.05, 0.01, 0.001)
 FIRST = 0.025  # what the gate's first attempt has of a level of 5 %
 COPIES = (5, 10, 20)
@@ -29,12 +30,14 @@ def split_patients(cohort: Cohort, settings: Split, seed: int) -> np.ndarray:
     """Return (N,) words of PARTS, one an image; a patient and linked duplicates are never divided.
 
     Shares are shares of patients, rounded. Neither the order of the records nor their labels
-    change who goes where. Raises DataError where a part would have no patient.
+    change who goes where. Two runs that differ in `settings.half` alone exchange training and
+    held-out patients. Raises DataError where a part would have no patient.
     """
     groups = cohort.patients
     counts = _part_sizes(int(groups.max(initial=-1)) + 1, settings)
     order = np.random.default_rng(derive_seed(seed, "split")).permutation(sum(counts))
-    part_of_rank = np.repeat(PARTS, counts)[np.argsort(order)]
+    parts = EXCHANGED if settings.half == "second" else PARTS
+    part_of_rank = np.repeat(parts, counts)[np.argsort(order)]
     return part_of_rank[_ranks(cohort)[groups]]
 
 
@@ -51,6 +54,8 @@ def _ranks(cohort: Cohort) -> np.ndarray:
 def _part_sizes(patients: int, settings: Split) -> tuple[int, int, int]:
     validation = math.floor(settings.validation * patients + 0.5)
     holdout = math.floor(settings.holdout * patients + 0.5)
+    if settings.half is not None:
+        holdout = (patients - validation) // 2
     sizes = (patients - validation - holdout, validation, holdout)
     empty = [part for part, size in zip(PARTS, sizes, strict=True) if size < 1]
     if empty:
@@ -139,11 +144,35 @@ def say_holdouts(patients: int, *, validation: float, copies: Sequence[int] = CO
     return text + few + ". The test looks in several ways, and needs two or three more."
 
 
-def describe(cohort: Cohort, parts: np.ndarray, *, caveats: Sequence[str] = ()) -> dict[str, Any]:
+def say_halves(patients: int, *, validation: float) -> str:
+    """Say in a sentence what two runs on exchanged halves could see."""
+    left = patients - math.floor(validation * patients + 0.5)
+    copies = _smallest_count(left - left // 2, left // 2, FIRST) if left > 1 else None
+    if copies is None:
+        return f"Two runs on exchanged halves of {patients} patients could see no copies either."
+    return (
+        f"Two runs on exchanged halves (medsynth run --halves) would train on {left // 2} patients "
+        f"each, on everybody once, and see copies of {copies} at best."
+    )
+
+
+HALVES = (
+    "This is the {this} of two runs on exchanged halves: the patients it holds out are those whom "
+    "the {other} is trained on. What is found here is about this run's images alone."
+)
+
+
+def describe(
+    cohort: Cohort,
+    parts: np.ndarray,
+    *,
+    caveats: Sequence[str] = (),
+    half: str | None = None,
+) -> dict[str, Any]:
     """Return what split.json says: counts, what the gate can see, and what may be claimed.
 
     `caveats` are what the data set does not know, as intake.json has them; the claim allows for
-    them, and the gate says them after it.
+    them, and the gate says them after it. `half` is the protocol's `split.half`.
     """
     counts = {part: _count(cohort, np.flatnonzero(parts == part)) for part in PARTS}
     foresight = foresee(counts["train"]["patients"], counts["holdout"]["patients"])
@@ -155,7 +184,14 @@ def describe(cohort: Cohort, parts: np.ndarray, *, caveats: Sequence[str] = ()) 
         "images_of_unknown_patients": unknown,
         "claim": _claim(len(cohort), unknown, limited=bool(caveats)),
         "caveats": list(caveats),
+        "half": _say_half(half),
     }
+
+
+def _say_half(half: str | None) -> str:
+    if half is None:
+        return ""
+    return HALVES.format(this=half, other="second" if half == "first" else "first")
 
 
 def _count(cohort: Cohort, indices: np.ndarray) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from .audit_study import Folders, draft_audit, tell_audit
 from .deidentified import deidentify
 from .demo import demo
 from .first_look import init, tell_intake
+from .halves import run_halves
 from .judge import check_fresh, decide, findings_of, release, validate
 from .learn import fit, sample
 from .prepare import ingest, split, tell_split
@@ -41,6 +42,7 @@ __all__ = [
     "release",
     "report",
     "run_all",
+    "run_halves",
     "sample",
     "split",
     "start",

@@ -47,7 +47,8 @@ def split(run: Run, progress: Progress = silent) -> StageRecord:
         rows = [f"{record.id},{part}\n" for record, part in zip(cohort.records, parts, strict=True)]
         write_text(workspace / "split.csv", "id,part\n" + "".join(rows))
         caveats = facts(run, "intake/intake.json").get("caveats", ())
-        said = splitting.describe(cohort, parts, caveats=caveats)
+        half = run.protocol.split.half
+        said = splitting.describe(cohort, parts, caveats=caveats, half=half)
         write_json(workspace / "split.json", said)
         progress("split", 1.0)
 
@@ -64,7 +65,9 @@ def tell_split(run: Run) -> list[str]:
     said = facts(run, "split/split.json")
     patients = sum(part["patients"] for part in said["parts"].values())
     copies = sorted({*splitting.COPIES, max(1, round(0.01 * run.protocol.sample.images))})
-    proposed = splitting.say_holdouts(
-        patients, validation=run.protocol.split.validation, copies=copies
-    )
-    return [said["foresight"]["sentence"], proposed, said["claim"]]
+    division = run.protocol.split
+    if division.half is not None:
+        return [said["foresight"]["sentence"], said["half"], said["claim"]]
+    proposed = splitting.say_holdouts(patients, validation=division.validation, copies=copies)
+    halves = splitting.say_halves(patients, validation=division.validation)
+    return [said["foresight"]["sentence"], proposed, halves, said["claim"]]

@@ -68,6 +68,11 @@ class Run:
     def domain(self) -> domains.Domain:
         return domains.domain(self.protocol.domain)
 
+    @property
+    def shared(self) -> Path | None:
+        """The folder of both runs where this is one of two on exchanged halves, else None."""
+        return self.folder.parent if self.protocol.split.half is not None else None
+
     def settings(self, stage: str) -> dict[str, Any]:
         """Return what of the protocol a stage depends on: its sections, and for a private denoiser
         the labels that it is to know."""

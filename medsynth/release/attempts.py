@@ -51,14 +51,17 @@ class Log:
         return bool(self.sketch)
 
 
-def logs(folder: Path, real: Sequence[np.ndarray]) -> tuple[Log, ...]:
+def logs(
+    folder: Path, real: Sequence[np.ndarray], *, shared: Path | None = None
+) -> tuple[Log, ...]:
     """Return the log of a run's folder and, where MEDSYNTH_SITE names a folder, the site's.
 
     `real` are sets of real images, (N, ...), read only for the site's log; without any there is
-    none. Raises StageError where MEDSYNTH_SITE names no folder.
+    none. `shared` is a folder that serves as the site's where MEDSYNTH_SITE is not set, for runs
+    that belong together. Raises StageError where MEDSYNTH_SITE names no folder.
     """
     own = Log(folder / NAME)
-    site = os.environ.get(SITE)
+    site = os.environ.get(SITE) or shared
     if not site or not real:
         return (own,)
     if not Path(site).is_dir():

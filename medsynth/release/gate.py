@@ -270,7 +270,8 @@ def claims(split: Mapping, *, domain: str, privacy: Sequence[str] = ()) -> tuple
     """Return in sentences what a pass means and what it does not.
 
     `split` is what split.json holds: its `claim` says what knowing the patients, or not, allows,
-    its `caveats` what the data set does not know, and its foresight how much the gate could see.
+    its `caveats` what the data set does not know, its `half` that another run is trained on the
+    held-out patients, and its foresight how much the gate could see.
     Where `patients_known` is not true the weaker claim is said even if `split` does not say it.
     `privacy` says what a privacy budget covers, or that it covers nothing.
     """
@@ -279,5 +280,7 @@ def claims(split: Mapping, *, domain: str, privacy: Sequence[str] = ()) -> tuple
     limits_of_size = split.get("foresight", {}).get("sentence", "")
     identity = domains.domain(domain).identity_risk
     caveats = split.get("caveats", ())
-    sentences = [PASS_MEANS, PASS_IS_NOT, *privacy, of_split, *caveats, limits_of_size, identity]
+    of_half = split.get("half", "")
+    sentences = [PASS_MEANS, PASS_IS_NOT, *privacy, of_split, *caveats, of_half, limits_of_size]
+    sentences.append(identity)
     return tuple(sentence for sentence in sentences if sentence)

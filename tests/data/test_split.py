@@ -14,6 +14,7 @@ from medsynth.data.split import (
     describe,
     foresee,
     propose_holdout,
+    say_halves,
     say_holdouts,
     split_patients,
 )
@@ -168,3 +169,40 @@ def test_equal_halves_see_what_they_are_known_to_see():
     assert propose_holdout(10**5, 6, validation=0.0) == pytest.approx(
         1 - 0.025 ** (1 / 6), abs=0.01
     )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(8, 90), st.sampled_from([0.0, 0.1, 0.25]), st.integers(0, 2**40))
+def test_halves_exchange_training_and_held_out_patients_and_nobody_else(count, validation, seed):
+    images = cohort([f"p{i}" for i in range(count)])
+    first, second = (
+        split_patients(images, Split(validation=max(validation, 1 / count), half=half), seed)
+        for half in ("first", "second")
+    )
+    exchanged = {"train": "holdout", "holdout": "train", "validation": "validation"}
+    assert [exchanged[part] for part in first] == second.tolist()
+    assert 0 <= (first == "train").sum() - (first == "holdout").sum() <= 1
+
+
+def test_a_half_says_that_another_run_is_trained_on_whom_it_holds_out():
+    images = cohort([f"p{i}" for i in range(40)])
+    parts = split_patients(images, Split(half="second"), 0)
+    assert "second of two runs" in describe(images, parts, half="second")["half"]
+    assert describe(images, parts)["half"] == ""
+
+
+def test_foresight_of_halves_is_that_of_as_many_on_either_side():
+    seen = _copies_at(0.025, train=18, holdout=18)
+    assert f"copies of {seen} at best" in say_halves(40, validation=0.1)
+    assert "no copies either" in say_halves(4, validation=0.25)
+
+
+def _copies_at(level, *, train, holdout):
+    """The smallest k of which all fall on training patients by chance at most `level` often."""
+    return next(k for k in range(1, train) if _chance(k, train, holdout) <= level)
+
+
+def _chance(k, train, holdout):
+    from math import comb
+
+    return comb(train, k) / comb(train + holdout, k)
