@@ -33,6 +33,25 @@ class Ranking:
     scores: np.ndarray
 
 
+@dataclass(frozen=True)
+class Standardised:
+    """What each of P patients adds to each of K statistics if trained on, (K, P), the statistics'
+    means and deviations over all divisions, (K,), and where each family of statistics ends."""
+
+    rows: np.ndarray
+    mean: np.ndarray
+    spread: np.ndarray
+    ends: tuple[int, ...]
+
+    def largest(self, divisions: np.ndarray) -> np.ndarray:
+        """Return (B, F), the largest standardised statistic of each of F families for (B, P)
+        divisions."""
+        named = np.flatnonzero(self.rows.any(0))  # the others add nothing
+        sums = divisions[:, named].astype(np.float64) @ self.rows[:, named].T
+        found = np.split((sums - self.mean) / self.spread, self.ends[:-1], axis=1)
+        return np.round(np.stack([family.max(1) for family in found], 1), 9)  # ties must stay ties
+
+
 def rank(patients: np.ndarray, scores: np.ndarray, rng: np.random.Generator) -> Ranking:
     """Put (Q,) images in order of suspicion; ties fall at random, since else the order in which
     images were drawn or searched would decide."""
@@ -63,15 +82,38 @@ def attribution_test(
     is exact. Sources: Westfall and Young 1993, for the largest and the smallest over one set of
     permutations; Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 9 (2010), for (1 + b) / (1 + B).
     """
-    families = [_standard(rows, is_train) for rows in weights(rankings, len(is_train)).values()]
-    largest = np.concatenate(
-        [
-            np.stack([_largest(divisions, *family) for family in families], 1)
-            for divisions in _divisions(is_train, permutations, rng)
-        ]
-    )
+    statistics = standardise(weights(rankings, len(is_train)).values(), is_train)
+    blocks = _divisions(is_train, permutations, rng)
+    largest = np.concatenate([statistics.largest(divisions) for divisions in blocks])
     smallest = np.stack([_places(column) for column in largest.T], 1).min(1)
     return int((smallest <= smallest[0]).sum()) / len(smallest)
+
+
+def sums_test(
+    rows: np.ndarray, is_train: np.ndarray, permutations: int, rng: np.random.Generator
+) -> float:
+    """Return the p-value of "training patients' sums are no larger than chance makes them".
+
+    `rows` are (K, P), what each patient adds to each of K sums, found without knowing who was
+    trained on; the largest standardised sum counts. Exact, for the reasons above.
+    """
+    statistics = standardise([rows], is_train)
+    blocks = _divisions(is_train, permutations, rng)
+    largest = np.concatenate([statistics.largest(divisions)[:, 0] for divisions in blocks])
+    return int((largest >= largest[0]).sum()) / len(largest)
+
+
+def standardise(families: Iterable[np.ndarray], is_train: np.ndarray) -> Standardised:
+    """Return families of sums, (K, P) each, ready to be taken of any division of the same sizes;
+    the moments are those of drawing training patients without replacement."""
+    families = list(families)
+    rows = np.concatenate(families).astype(np.float64)
+    n, k = len(is_train), int(is_train.sum())
+    around = rows - rows.mean(1, keepdims=True)
+    variance = k * (n - k) / (n * max(1, n - 1)) * (around**2).sum(1)
+    spread = np.where(variance > 1e-12, np.sqrt(variance), np.inf)  # without any, nothing is said
+    ends = np.cumsum([len(family) for family in families])
+    return Standardised(rows, rows.sum(1) * k / n, spread, tuple(ends.tolist()))
 
 
 def weights(rankings: Sequence[Ranking], patients: int) -> Mapping[str, np.ndarray]:
@@ -98,25 +140,6 @@ def _largest_weight(ranking: Ranking, patients: int) -> np.ndarray:
     found = np.zeros(patients)
     np.maximum.at(found, ranking.patients, np.clip(1 - ranking.scores, 0, 1) ** 2)
     return found
-
-
-def _standard(rows: np.ndarray, is_train: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (rows, mean, deviation): the moments of their sums over a random division's training
-    patients, by the formula for drawing without replacement."""
-    n, k = len(is_train), int(is_train.sum())
-    around = rows - rows.mean(1, keepdims=True)
-    variance = k * (n - k) / (n * max(1, n - 1)) * (around**2).sum(1)
-    spread = np.where(variance > 1e-12, np.sqrt(variance), np.inf)  # without any, nothing is said
-    return rows.astype(np.float64), rows.sum(1) * k / n, spread
-
-
-def _largest(
-    divisions: np.ndarray, rows: np.ndarray, mean: np.ndarray, spread: np.ndarray
-) -> np.ndarray:
-    """Return (B,), the largest standardised statistic of each of (B, P) divisions."""
-    named = np.flatnonzero(rows.any(0))  # the others add nothing
-    sums = divisions[:, named].astype(np.float64) @ rows[:, named].T
-    return np.round(((sums - mean) / spread).max(1), 9)  # equal sums must stay equal
 
 
 def _divisions(
