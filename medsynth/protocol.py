@@ -293,6 +293,15 @@ class Private(Section):
     """How epsilon is reckoned; prv is tighter."""
 
 
+class Canaries(Section):
+    """Made-up images of which a random half is trained on beside the patients, to bound from below
+    what the denoiser gives away of anybody; docs/measures.md says how."""
+
+    count: Annotated[int, Field(ge=20)] = 100
+    """How many, those that are not trained on included; one in two is a code unlike any image, the
+    others are phantoms of the domain."""
+
+
 class Diffusion(Section):
     """The denoiser, a diffusers UNet2DConditionModel, and its noise schedule."""
 
@@ -322,6 +331,8 @@ class Diffusion(Section):
     """Decay of the weights' moving average, a step; 0 switches it off."""
     private: Private | None = None
     """A privacy budget; null trains without one."""
+    canaries: Canaries | None = None
+    """Canaries for an audit; null plants none."""
     training: Optimiser = Optimiser(
         images=3_200_000, batch=32, learning_rate=1e-4, warmup_images=10_000, weight_decay=0.01
     )

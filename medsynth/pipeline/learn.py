@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data import canaries
 from ..data.loader import Frames
 from ..errors import StageError
 from ..runtime import (
@@ -45,6 +46,9 @@ def _check_budget(run: Run) -> None:
     require_stage(run.folder / "split", by="fit")
     cohort, parts = parts_of(run)
     patients = len(np.unique(cohort.patients[parts["train"]]))
+    planted = run.protocol.diffusion.canaries
+    if planted is not None:  # each that is trained on is somebody of its own
+        patients += int(canaries.toss(planted.count, seed=run.protocol.seed).sum())
     check_possible(run.protocol.diffusion, patients=patients)
 
 
@@ -92,13 +96,14 @@ def _fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
         vocabulary.write(folder / "vocabulary.json")
     cache = folder / "latents" / str(ranks()[0])
     cache.mkdir(parents=True, exist_ok=True)
+    learned = _with_canaries(run, train, folder)
     latents = encode_views(
-        autoencoder, train, run.domain.augmentations, cache / "train.npy", device
+        autoencoder, learned, run.domain.augmentations, cache / "train.npy", device
     )
     held_latents = encode_views(autoencoder, held, "identity", cache / "held.npy", device)[0]
     fit_diffusion(
         latents,
-        _conditions_of_views(run, train, vocabulary),
+        _conditions_of_views(run, learned, vocabulary),
         (held_latents, encode_conditions(vocabulary, _known(held.labels, vocabulary))),
         autoencoder,
         run.protocol.diffusion,
@@ -106,11 +111,28 @@ def _fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
         seed=run.protocol.seed,
         folder=folder,
         device=device,
-        groups=train.groups,
-        patients=train.patients,
+        groups=learned.groups,
+        patients=learned.patients,
         account=run.folder / "spent.json",
         progress=progress,
     )
+
+
+def _with_canaries(run: Run, train: Frames, folder: Path) -> Frames | canaries.Joined:
+    """Let the canaries whose coin says so follow the training images, where any are asked for."""
+    asked, image = run.protocol.diffusion.canaries, run.protocol.image
+    if asked is None:
+        return train
+    made = canaries.make(
+        asked.count,
+        domain=run.protocol.domain,
+        size_px=image.size_px,
+        bits=image.bits,
+        seed=run.protocol.seed,
+    )
+    if writes():
+        made.write(folder)
+    return canaries.Joined(train, made)
 
 
 def _vocabulary(run: Run, train: Frames) -> Vocabulary:
@@ -121,7 +143,7 @@ def _vocabulary(run: Run, train: Frames) -> Vocabulary:
     return Vocabulary.from_labels({name: value} for name in named for value in named[name])
 
 
-def _conditions_of_views(run: Run, train: Frames, vocabulary: Vocabulary):
+def _conditions_of_views(run: Run, train: Frames | canaries.Joined, vocabulary: Vocabulary):
     """Return the tokens (V, N, L) of every view of the training images."""
     import torch
 
