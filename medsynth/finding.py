@@ -14,6 +14,7 @@ from .runtime import read_json, without_nan, write_text
 
 Direction = Literal["lower is better", "higher is better", "neither"]
 Outcome = Literal["passed", "refused", "inconclusive", "waived"]
+PAIRS = ("at_attempts", "curve")  # of a finding: pairs of numbers
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Finding:
     says how. `reference` is the same number for something whose truth is known, as
     `reference_is` says: held-out real patients, or real against real. `at_attempts` are (low, high)
     at the gate's first attempt, its second and so on, wider and wider; none where the interval
-    does not depend on how often was tried.
+    does not depend on how often was tried. `curve` are (x, y), what the number was read from.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Finding:
     reference: float | None = None
     reference_is: str = ""
     at_attempts: tuple[tuple[float, float], ...] = ()
+    curve: tuple[tuple[float, float], ...] = ()
 
     @property
     def is_number(self) -> bool:
@@ -47,11 +49,13 @@ class Finding:
         return all(math.isfinite(x) for x in (self.value, *ends))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON holds; an interval that does not depend on attempts is left out."""
+        """Return what JSON holds; an interval that does not depend on attempts, and a curve where
+        there is none, are left out."""
         row = asdict(self)
-        row["at_attempts"] = [[float(end) for end in ends] for ends in self.at_attempts]
-        if not self.at_attempts:
-            del row["at_attempts"]
+        for name in PAIRS:
+            row[name] = [[float(number) for number in pair] for pair in row[name]]
+            if not row[name]:
+                del row[name]
         return row
 
 
@@ -69,10 +73,11 @@ def read_findings(path: Path) -> dict[str, Finding]:
         row = json.loads(line)
         for key in ("value", "low", "high"):
             row[key] = math.nan if row[key] is None else float(row[key])
-        row["at_attempts"] = tuple(
-            tuple(math.nan if end is None else float(end) for end in ends)
-            for ends in row.get("at_attempts", ())
-        )
+        for name in PAIRS:
+            row[name] = tuple(
+                tuple(math.nan if number is None else float(number) for number in pair)
+                for pair in row.get(name, ())
+            )
         if row["name"] in findings:
             raise DataError(f"{path.name}: the finding {row['name']} comes twice")
         findings[row["name"]] = Finding(**row)

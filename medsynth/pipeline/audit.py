@@ -32,7 +32,7 @@ from .audit_study import PARTS, WORDS, Folders, listing
 from .audit_words import claim, count_findings, overlap_sentences, quarantine_sentences
 from .judge import judge, open_lens
 from .learn import make_lens
-from .run import Progress, Run, silent
+from .run import Progress, Run, level_of_test, silent
 
 STAGES = (*PARTS, "overlap", "lens", "evidence")
 READING = ("domain", "image", "data", "slides", "deidentify", "seed")
@@ -188,6 +188,7 @@ def _validate(run: Run, folders: Folders, sides: Sides, folder: Path, progress: 
         reconstruct=None,
         seed=run.protocol.seed,
         private=private,
+        level=level_of_test(run.protocol),
         progress=progress,
     )
     findings = [*measure_all(case), *division.measure(case), *count_findings(overlap_of(run))]

@@ -23,7 +23,7 @@ from ..runtime import (
     verify_stage,
     write_json,
 )
-from .run import PLANS, Progress, Run, open_autoencoder, parts_of, silent
+from .run import PLANS, Progress, Run, level_of_test, open_autoencoder, parts_of, silent
 
 if TYPE_CHECKING:
     from ..validation.losses import Model
@@ -52,6 +52,7 @@ def _validate(run: Run, folder: Path, progress: Progress) -> None:
         private=private,
         budget=_coverage(run),
         model=open_model(run),
+        level=level_of_test(run.protocol),
         progress=progress,
     )
     write_findings(folder / "findings.jsonl", measure_all(case))

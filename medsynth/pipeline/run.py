@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from ..models.autoencoder import Autoencoder
 
 Progress = Callable[[str, float], None]
+TESTED = "memorization.p_value"
+LEVEL = 0.05
 
 
 def silent(what: str, share: float) -> None:
@@ -74,12 +77,15 @@ class Run:
         return self.folder.parent if self.protocol.split.half is not None else None
 
     def settings(self, stage: str) -> dict[str, Any]:
-        """Return what of the protocol a stage depends on: its sections, and for a private denoiser
-        the labels that it is to know."""
+        """Return what of the protocol a stage depends on: its sections, for a private denoiser the
+        labels that it is to know, and for the evidence the level of the test whose power it tells,
+        where that is not the usual one."""
         settings = {name: _set(self.protocol.section(name)) for name in PLANS[stage].sections}
         if stage == "diffusion" and self.protocol.diffusion.private is not None:
             shares = self.protocol.sample.labels
             settings["labels"] = {name: sorted(shares[name]) for name in sorted(shares)}
+        if stage == "evidence" and level_of_test(self.protocol) != LEVEL:
+            settings["level"] = level_of_test(self.protocol)
         return settings
 
     def inputs(self, stage: str) -> dict[str, str]:
@@ -130,6 +136,13 @@ def _set(knobs: Any) -> Any:
     if not isinstance(knobs, dict):
         return knobs
     return {name: _set(value) for name, value in knobs.items() if value is not None}
+
+
+def level_of_test(study: Protocol) -> float:
+    """Return the smallest level of the rules on the cohort's test; 5 % where there is no rule."""
+    rules = (rule for rule in study.gate.rules if fnmatchcase(TESTED, rule.finding))
+    levels = [rule.not_rejected_at for rule in rules if rule.not_rejected_at is not None]
+    return min(levels, default=LEVEL)
 
 
 def start(study: Protocol, folder: Path) -> Run:

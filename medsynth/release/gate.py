@@ -1,8 +1,9 @@
 """The gate: findings are held against rules, each on the pessimistic end of its interval.
 
 A rule is refused where the number itself breaks its bar, or is missing or no number; it is
-inconclusive where only the far end of the interval breaks the bar. Nothing is averaged: one rule
-that does not hold keeps the door shut. docs/gate.md tells the same to people.
+inconclusive where only the far end of the interval breaks the bar, or where the number tells of
+the evidence and not of the images: an audit that would not see enough has found nothing. Nothing
+is averaged: one rule that does not hold keeps the door shut. docs/gate.md tells the same to people.
 """
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ from .wording import pair, quantity
 if TYPE_CHECKING:
     from ..protocol import Rule
 
+STRENGTH = ("memorization.smallest_rate",)  # of the evidence: says nothing against the images
 REMEDIES = (
+    (
+        "memorization.smallest_rate",
+        "more held-out patients (split.holdout), more synthetic images (sample.images) or a lens "
+        "that sees such copies (lens.weights) make the audit see fewer; the method says how many "
+        "were tried at most (validate.planted)",
+    ),
     ("memorization.recall", "more planted copies (validate.planted) narrow it"),
     ("memorization.p_value", "more permutations (validate.permutations) narrow it"),
     ("memorization", "more synthetic images (sample.images) or held-out patients narrow it"),
@@ -208,8 +216,12 @@ def _fault(finding: Finding, bar: _Bar) -> str:
 
 def _outcome(finding: Finding, bar: _Bar) -> Outcome:
     if bar.broken_by(finding.value):
-        return "refused"
+        return "inconclusive" if _is_strength(finding.name) else "refused"
     return "inconclusive" if bar.broken_by(bar.pessimistic(finding)) else "passed"
+
+
+def _is_strength(name: str) -> bool:
+    return any(name == found or name.startswith(f"{found}.") for found in STRENGTH)
 
 
 def _refused(finding: Finding, bar: _Bar, judged: float) -> str:
@@ -225,6 +237,11 @@ def _refused(finding: Finding, bar: _Bar, judged: float) -> str:
 def _inconclusive(finding: Finding, bar: _Bar, judged: float) -> str:
     value, end = pair(finding.value, judged, finding.unit)
     _, limit = pair(judged, bar.limit, finding.unit)
+    if bar.broken_by(finding.value):
+        return (
+            f"{value}, {'above' if bar.upper else 'below'} the bar of {limit}: the evidence is too "
+            f"weak to tell; {_remedy(finding.name)}"
+        )
     return (
         f"{value} would do, but it may be as {'high' if bar.upper else 'low'} as {end}"
         f"{_at_this_attempt(finding, bar)}, {'above' if bar.upper else 'below'} the bar of "

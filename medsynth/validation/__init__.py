@@ -31,7 +31,8 @@ class Case:
     there is none (an audit of somebody else's images). `private` is a folder for pictures and
     tables of single patients, which never leave the hospital. `budget` is what epsilon holds for
     the images; None where none is claimed. `model` is what somebody with the weights could ask;
-    None where there are none. `progress` is told (what, share).
+    None where there are none. `level` is that of the gate's rule on the cohort's test, of which
+    attempt j gets 1 / 2^j. `progress` is told (what, share).
     """
 
     settings: Validate
@@ -45,6 +46,7 @@ class Case:
     private: Path
     budget: Coverage | None = None
     model: Model | None = None
+    level: float = 0.05
     progress: Callable[[str, float], None] = lambda what, share: None
 
 

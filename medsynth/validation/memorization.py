@@ -7,7 +7,8 @@ what the attack can see. Three questions, three answers of different kinds:
   than chance? `p_value`, exact by construction, no threshold.
 - the image: which synthetic images are nearer to one training patient than all but the rarest
   held-out image is? `copy_rate`, `exposed_patients`, with a threshold from held-out patients.
-- the attack: how many known copies would have been flagged? `recall`.
+- the attack: how many known copies would have been flagged, `recall`, and how few of them would
+  the cohort's test see? `smallest_rate`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..cohort import Cohort
 from ..errors import DataError
 from ..finding import Finding
 from ..runtime import derive_seed
-from . import Case, evidence, quarantine, remaining, subgroups, trust
+from . import Case, evidence, power, quarantine, remaining, subgroups, trust
 from .attack import Attack, Flags, check, run_attack
 from .attribution import attribution_test, rank
 from .statistics import Estimate, at_attempts, bootstrap_mean, clopper_pearson, share_at_attempts
@@ -56,6 +57,7 @@ def measure(case: Case) -> Iterable[Finding]:
     yield exact_copies(case, exact)
     yield nearest_similarity(case, attack)
     yield from recall_findings(found)
+    yield from power.measure(case, attack, believed, _bounding(case, found))
     yield quarantine.finding(judged, case.settings.quarantine)
     yield from remaining.measure(case, attack, judged, exact, rate, believed)
     quarantine.write(case.private, case.synthetic, judged)

@@ -29,8 +29,9 @@ def findings(tmp_path_factory):
 def test_every_finding_stands_on_the_page_with_its_direction(findings):
     rows = dict(re.findall(r"^\| `([^`]+)` \|(.*)\|$", PAGE, re.MULTILINE))
     for finding in findings:
-        change = finding.name.removeprefix("memorization.recall.")
-        name = finding.name if change == finding.name else "memorization.recall.<change>"
+        of_change = re.fullmatch(r"(memorization\.(?:recall|smallest_rate)\.)(.+)", finding.name)
+        change = of_change[2] if of_change else finding.name
+        name = f"{of_change[1]}<change>" if of_change else finding.name
         assert finding.direction.removesuffix(" is better") in rows[name], finding.name
         assert change == finding.name or f"`{change}`" in PAGE, finding.name
 
