@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from .neighbours import Neighbours
 
 PATIENTS = 4  # at least so many patients among the candidates
 NEVER = -2.0  # under every correlation
@@ -56,7 +60,8 @@ def best(
     """Return the indices of the `count` most similar images of a part, and of the best image of
     each of its PATIENTS most similar patients, so that there is always a second patient."""
     inside = torch.where(part, likeness, NEVER)
-    chosen = [inside.topk(min(count, int(part.sum()))).indices]
+    order = inside.argsort(descending=True, stable=True)  # equal ones as they come in the gallery
+    chosen = [order[: min(count, int(part.sum()))]]
     rest = inside.clone()
     for _ in range(PATIENTS):
         top = int(rest.argmax())
@@ -79,9 +84,24 @@ def judge(
     top = int(inside.argmax())
     others = torch.where(patients == patients[top], NEVER, inside)
     nearest, second = float(inside[top]), float(others.max())
-    score = (1 - nearest + TOLERANCE) / (1 - second + TOLERANCE)
     shown = nearest if similarity is None else float(similarity[top])
-    return top, int(patients[top]), shown, score
+    return top, int(patients[top]), shown, _score(nearest, second)
+
+
+def judge_each(found: Neighbours, patients: torch.Tensor) -> list[Row]:
+    """Return the nearest image of each query, of what stands nearest to it."""
+    images, (nearest, second) = found.images[:, 0], found.lead[:, :2].T.tolist()
+    people = patients[images].tolist()
+    return [
+        (image, patient, likeness, _score(likeness, other))
+        for image, patient, likeness, other in zip(
+            images.tolist(), people, nearest, second, strict=True
+        )
+    ]
+
+
+def _score(nearest: float, second: float) -> float:
+    return (1 - nearest + TOLERANCE) / (1 - second + TOLERANCE)
 
 
 def collect(rows: Iterable[Mapping[str, Row]]) -> Found:
@@ -90,16 +110,24 @@ def collect(rows: Iterable[Mapping[str, Row]]) -> Found:
     return Found({space: _nearest([row[space] for row in rows]) for space in rows[0]})
 
 
+def join(found: Sequence[Found]) -> Found:
+    """Put what was found of several blocks of queries together."""
+    return Found(
+        {
+            space: Nearest(
+                *(
+                    np.concatenate([getattr(each.spaces[space], field.name) for each in found])
+                    for field in fields(Nearest)
+                )
+            )
+            for space in found[0].spaces
+        }
+    )
+
+
 def union(lists: Iterable[torch.Tensor]) -> torch.Tensor:
     """Return the indices that are in any of the lists, sorted."""
     return torch.unique(torch.cat(list(lists)))
-
-
-def only(chosen: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Return (N,) bool, True at the chosen indices."""
-    mask = torch.zeros(len(like), dtype=torch.bool, device=like.device)
-    mask[chosen] = True
-    return mask
 
 
 def _nearest(rows: list[Row]) -> Nearest:

@@ -42,26 +42,15 @@ class Neighbours:
 
 
 def nearest(
-    queries: torch.Tensor,
-    gallery: torch.Tensor,
-    *,
-    count: int,
-    people: int = 2,
-    patients: torch.Tensor | None = None,
-    among: Mapping[str, torch.Tensor] | None = None,
+    queries: torch.Tensor, gallery: torch.Tensor, parts: Parts, *, count: int, people: int = 2
 ) -> dict[str, Neighbours]:
     """Find the `count` images, and the `people` patients, whose features have the largest products
     with those of queries.
 
     `queries` are (Q, D), or (V, Q, D) of V ways of mirroring, the best of which counts; `gallery`
-    is (N, D); float32. `patients` are (N,) numbers, by default every image is of one of its own.
-    `among` names parts of the gallery, {name: (N,) bool}, each searched as if the rest were not
-    there, and has at least one image; by default {"everyone": all}.
+    is (N, D), of `parts`; float32.
     """
     ways = queries if queries.ndim == 3 else queries[None]
-    everyone = {"everyone": torch.ones(len(gallery), dtype=torch.bool, device=gallery.device)}
-    own = torch.arange(len(gallery), device=gallery.device)
-    parts = Parts(own if patients is None else patients, everyone if among is None else among)
     room = gallery.new_empty(len(ways), min(QUERIES, ways.shape[1]) * GALLERY)
     blocks = [
         look_up(
@@ -96,7 +85,8 @@ def _join(blocks: list[Neighbours]) -> Neighbours:
 class Parts:
     """The patients (N,) of a gallery, and its parts {name: (N,) bool}, which may overlap.
 
-    It is taken apart into cells, images that are of the same parts, so that each is looked at once.
+    Each part is searched as if the rest were not there; it has at least one image. The gallery is
+    taken apart into cells, images that are of the same parts, so that each is looked at once.
     """
 
     def __init__(self, patients: torch.Tensor, among: Mapping[str, torch.Tensor]):

@@ -110,10 +110,18 @@ def window_norms(reduced: torch.Tensor, window_px: int) -> torch.Tensor:
 
     A window with hardly any structure gets a floor, so that emptiness resembles nothing.
     """
-    area = window_px**2
+    return to_norms(window_energy(reduced, window_px))
+
+
+def window_energy(reduced: torch.Tensor, window_px: int) -> torch.Tensor:
+    """Return (N, 1, S, S): the summed squared deviation in each window of the images."""
     mean = F.avg_pool2d(reduced, window_px, stride=1)
     square = F.avg_pool2d(reduced**2, window_px, stride=1)
-    energy = (square - mean**2).clamp_min(0) * area
+    return (square - mean**2).clamp_min(0) * window_px**2
+
+
+def to_norms(energy: torch.Tensor) -> torch.Tensor:
+    """Return the roots of windows' energies, which are all that there are, with a floor."""
     return energy.clamp_min(0.05 * float(energy.mean()) + 1e-6).sqrt()
 
 

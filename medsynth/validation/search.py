@@ -2,9 +2,10 @@
 
 Ways of likeness, each a space of its own: registered structure, found by a look at every place of
 every real image, a closer one at the best of them, finer poses at the candidates, and at last the
-few best laid over the image and bent; and the cosine between features of the lens. Nothing here
-knows which real image was trained on: real images come in random order, so that a tie falls on
-either side alike.
+few best laid over the image and bent; and the cosine between features of the lens. Real images are
+gone through a block at a time, so that memory grows with their number only by what describes them.
+Nothing here knows which real image was trained on: real images come in random order, so that a tie
+falls on either side alike.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import torch
 
 from ..cohort import Cohort
 from ..domains import Symmetry
-from . import coarse
+from . import coarse, neighbours
 from .alignment import align
-from .nearest import NEVER, Found, Row, best, collect, judge, only, union
+from .nearest import PATIENTS, Found, Row, best, collect, judge, judge_each, union
+from .neighbours import Neighbours, Parts
 from .registration import (
     FINE,
     ROUGH,
@@ -29,12 +31,14 @@ from .registration import (
     structure,
     symmetric,
     templates,
-    window_norms,
+    to_norms,
+    window_energy,
 )
 
 Images = np.ndarray | Cohort
 Lens = Callable[[np.ndarray], np.ndarray]
 BATCH = 128
+BLOCK = 1024  # real images at a time
 RADIUS = 10  # waves across a window that the first look sees
 WIDER = 6  # the first look keeps so many times the candidates
 ALIGNED = 8  # so many of the candidates are laid over the image and bent
@@ -43,8 +47,9 @@ PAIRS = 256  # at a time
 
 @dataclass(frozen=True)
 class Look:
-    """Images as the search sees them: structures (N, 64, 64), lens features (V, N, D) of length 1,
-    V ways of mirroring."""
+    """Images as the search sees them: structures (N, 64, 64) float16, whose rounding is far below
+    what tells images apart, and lens features (V, N, D) float32 of length 1, V ways of mirroring.
+    """
 
     structures: torch.Tensor
     features: torch.Tensor
@@ -55,13 +60,11 @@ class Look:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Real images to be searched, in random order; `patients` are (N,) numbers, `reduced` the
-    structures (N, 1, S, S) at the size of the first looks, `norms` and `floor` what their windows
-    are measured by."""
+    """Real images to be searched, in random order; `patients` are (N,) numbers, `norms` and `floor`
+    what their windows are measured by."""
 
     look: Look
     patients: torch.Tensor
-    reduced: torch.Tensor
     norms: torch.Tensor
     floor: float
     symmetry: Symmetry
@@ -74,7 +77,7 @@ def look(
 
     `mirrored` adds the mirror images for the lens, where the domain has mirrored copies.
     """
-    structures = in_batches(structure, images)
+    structures = in_batches(structure, images, dtype=np.float16)
     ways = [in_batches(lens, images)]
     if mirrored and "flip" in symmetry:
         ways.append(in_batches(lambda batch: lens(mirror(batch)), images))
@@ -87,34 +90,61 @@ def mirror(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(images[..., ::-1])
 
 
+def views(images: np.ndarray, symmetry: Symmetry) -> list[np.ndarray]:
+    """Return (N, C, H, W) images in every way of a symmetry, the first as they are."""
+    turns = range(4) if "rotations" in symmetry else range(1)
+    ways = [np.rot90(images, turn, axes=(2, 3)) for turn in turns]
+    ways += [mirror(way) for way in ways] if "flip" in symmetry else []
+    return [np.ascontiguousarray(way) for way in ways]
+
+
 def unit(features: np.ndarray) -> np.ndarray:
     """Return (N, D) features at length 1."""
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-def in_batches(function: Callable[[np.ndarray], np.ndarray], images: Images) -> np.ndarray:
-    """Return a function of many images, (N, ...) float32, computed a batch at a time."""
-    batches = [slice(start, start + BATCH) for start in range(0, len(images), BATCH)]
+def in_batches(
+    function: Callable[[np.ndarray], np.ndarray], images: Images, *, dtype: type = np.float32
+) -> np.ndarray:
+    """Return a function of many images, (N, ...) of a dtype, computed a batch at a time."""
     read = images.floats if isinstance(images, Cohort) else images.__getitem__
-    return np.concatenate([np.asarray(function(read(batch)), np.float32) for batch in batches])
+    found = None
+    for start in range(0, len(images), BATCH):
+        batch = slice(start, start + BATCH)
+        few = np.asarray(function(read(batch)))
+        if found is None:
+            found = np.empty((len(images), *few.shape[1:]), dtype)
+        found[batch] = few
+    return found
 
 
 def join(first: Look, second: Look, order: np.ndarray) -> Look:
     """Put two sets of images together, in a new order."""
     chosen = torch.from_numpy(order).to(first.structures.device)
-    return Look(
-        torch.cat([first.structures, second.structures])[chosen],
-        torch.cat([first.features, second.features], 1)[:, chosen],
-    )
+    features = [_mixed(*ways, chosen) for ways in zip(first.features, second.features, strict=True)]
+    return Look(_mixed(first.structures, second.structures, chosen), torch.stack(features))
+
+
+def _mixed(first: torch.Tensor, second: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Return rows of two tensors in a new order, without a copy of both in the old one."""
+    mixed = first.new_empty(len(order), *first.shape[1:])
+    for side, before in ((first, 0), (second, len(first))):
+        own = (order >= before) & (order < before + len(side))
+        for places in own.nonzero()[:, 0].split(BLOCK):
+            mixed[places] = side[order[places] - before]
+    return mixed
 
 
 def build(seen: Look, patients: np.ndarray, symmetry: Symmetry) -> Gallery:
     """Prepare real images for the search; they should come in random order."""
-    reduced = reduce(seen.structures, ROUGH.side_px)
-    norms = window_norms(reduced, ROUGH.window_px)
-    floor = 0.05 * coarse.energy(reduced, ROUGH.window_px, RADIUS) + 1e-6
+    energies, heard = [], 0.0
+    for few in seen.structures.split(BLOCK):
+        small = reduce(few.float(), ROUGH.side_px)
+        energies.append(window_energy(small, ROUGH.window_px))
+        heard += coarse.energy(small, ROUGH.window_px, RADIUS) * len(few) / len(seen)
+    floor = 0.05 * heard + 1e-6
     numbers = torch.from_numpy(np.asarray(patients, np.int64)).to(seen.structures.device)
-    return Gallery(seen, numbers, reduced, norms, floor, symmetry)
+    return Gallery(seen, numbers, to_norms(torch.cat(energies)), floor, symmetry)
 
 
 def search(
@@ -130,15 +160,19 @@ def search(
     Each part is searched as if the rest were not there; only the arithmetic is shared.
     """
     device = gallery.patients.device
-    parts = {name: torch.from_numpy(mask).to(device) for name, mask in among.items()}
-    rows: dict[str, list[dict[str, Row]]] = {name: [] for name in parts}
+    masks = {name: torch.from_numpy(mask).to(device) for name, mask in among.items()}
+    parts = Parts(gallery.patients, masks)
+    rows: dict[str, list[dict[str, Row]]] = {name: [] for name in masks}
     for start in range(0, len(queries), BATCH):
         chosen = slice(start, start + BATCH)
         few = Look(queries.structures[chosen], queries.features[:, chosen])
-        for row in _search_batch(few, gallery, parts, candidates):
-            for name in parts:
+
+        def told(share: float, start: int = start, count: int = len(few)) -> None:
+            progress((start + share * count) / len(queries))
+
+        for row in _search_batch(few, gallery, parts, candidates, told):
+            for name in rows:
                 rows[name].append(row[name])
-        progress(min(start + BATCH, len(queries)) / len(queries))
     return {name: collect(found) for name, found in rows.items()}
 
 
@@ -153,61 +187,94 @@ class _Candidates:
     poses: torch.Tensor
 
 
-def _search_batch(few: Look, gallery: Gallery, parts, candidates: int):
+def _search_batch(few: Look, gallery: Gallery, parts: Parts, candidates: int, progress):
     """Yield {part: {space: row}} of each query."""
-    cosines = torch.einsum("vqd,nd->vqn", few.features, gallery.look.features[0]).amax(0)
-    first = first_look(few.structures, gallery)
-    rough = templates(few.structures, ROUGH, gallery.symmetry)
-    fine = templates(few.structures, FINE, gallery.symmetry)
-    chosen = [
-        _choose(seen, cosine, (coarser, finer), gallery, parts, candidates)
-        for seen, cosine, coarser, finer in zip(first, cosines, rough, fine, strict=True)
-    ]
-    bent = _align(few.structures, chosen, gallery)
-    for cosine, each, likeness in zip(cosines, chosen, bent, strict=True):
-        laid, rigid = (_spread(x, each.images, gallery) for x in (likeness, each.rigid))
-        yield {
-            name: {
-                "registered": judge(
-                    laid, gallery.patients, only(each.parts[name], part), similarity=rigid
-                ),
-                "lens": judge(cosine, gallery.patients, part),
-            }
-            for name, part in parts.items()
-        }
-
-
-def first_look(structures: torch.Tensor, gallery: Gallery) -> torch.Tensor:
-    """Return (Q, N) likeness of the coarser structure of images to every real one."""
-    windows = templates(structures, ROUGH, "identity")
-    found = coarse.look(
-        windows, gallery.reduced, gallery.symmetry, radius=RADIUS, floor=gallery.floor
+    structures, symmetry = few.structures.float(), gallery.symmetry
+    wide = first_look(structures, gallery, parts, WIDER * candidates, progress)
+    alike = neighbours.nearest(
+        few.features, gallery.look.features[0], parts, count=candidates, people=PATIENTS
     )
-    return found.amax(1)
-
-
-def _choose(seen, cosine, posed, gallery: Gallery, parts, candidates: int) -> _Candidates:
-    """Choose the images that one query is compared with closely, for each part by itself."""
-    patients = gallery.patients
-    rough, fine = posed
-
-    def narrow(likeness, chosen, count):
-        return {
-            name: best(likeness, patients, only(chosen[name], part) & part, count)
-            for name, part in parts.items()
+    lens = {name: judge_each(found, gallery.patients) for name, found in alike.items()}
+    posed = zip(*(templates(structures, grid, symmetry) for grid in (ROUGH, FINE)), strict=True)
+    chosen = [
+        _choose(
+            each, {name: _both(wide[name], alike[name], i) for name in wide}, gallery, candidates
+        )
+        for i, each in enumerate(posed)
+    ]
+    bent = _align(structures, chosen, gallery)
+    progress(1.0)
+    for i, (each, likeness) in enumerate(zip(chosen, bent, strict=True)):
+        yield {
+            name: {"registered": _judge(each, own, likeness, gallery), "lens": lens[name][i]}
+            for name, own in each.parts.items()
         }
 
-    everyone = {name: torch.arange(len(cosine), device=cosine.device) for name in parts}
-    wide, alike = narrow(seen, everyone, WIDER * candidates), narrow(cosine, everyone, candidates)
-    wide = {name: union([wide[name], alike[name]]) for name in parts}
+
+def first_look(
+    structures: torch.Tensor,
+    gallery: Gallery,
+    parts: Parts,
+    count: int,
+    progress: Callable[[float], None] = lambda share: None,
+) -> dict[str, Neighbours]:
+    """Return the real images whose coarser structure is most like that of images (Q, 64, 64)."""
+    windows = templates(structures, ROUGH, "identity")
+
+    def likeness(images: neighbours.Images) -> torch.Tensor:
+        small = reduce(gallery.look.structures[images].float(), ROUGH.side_px)
+        found = coarse.look(windows, small, gallery.symmetry, radius=RADIUS, floor=gallery.floor)
+        return found.amax(1)
+
+    return neighbours.look_up(
+        likeness,
+        len(structures),
+        parts,
+        count=count,
+        people=PATIENTS,
+        block=BLOCK,
+        progress=progress,
+    )
+
+
+def _both(wide: Neighbours, alike: Neighbours, query: int) -> torch.Tensor:
+    """Return the images that either look chose for a query."""
+    images = union(x[query] for each in (wide, alike) for x in (each.images, each.leaders))
+    return images[images >= 0]
+
+
+def _choose(posed, wide: Mapping[str, torch.Tensor], gallery: Gallery, candidates: int):
+    """Choose the images that one query is compared with closely, for each part by itself."""
+    rough, fine = posed
     images = union(wide.values())
-    likeness = match(rough, gallery.reduced[images], gallery.norms[images])
-    short = narrow(_spread(likeness, images, gallery), wide, candidates)
+    short = _narrow(match(rough, *_small(images, gallery)), images, wide, gallery, candidates)
     images = union(short.values())
-    likeness, ways, poses = locate(fine, gallery.reduced[images], gallery.norms[images], FINE)
-    last = narrow(_spread(likeness, images, gallery), short, ALIGNED)
+    likeness, ways, poses = locate(fine, *_small(images, gallery), FINE)
+    last = _narrow(likeness, images, short, gallery, ALIGNED)
     kept = torch.isin(images, union(last.values()))
     return _Candidates(last, images[kept], likeness[kept], ways[kept], poses[kept])
+
+
+def _small(images: torch.Tensor, gallery: Gallery) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return some real images at the size of the first looks, and their windows' norms."""
+    small = reduce(gallery.look.structures[images].float(), ROUGH.side_px)
+    return small, gallery.norms[images]
+
+
+def _narrow(likeness, images, chosen: Mapping[str, torch.Tensor], gallery: Gallery, count: int):
+    """Return the best of the images that were chosen for each part; likeness (M,) of images (M,)"""
+    patients = gallery.patients[images]
+    return {
+        name: images[best(likeness, patients, torch.isin(images, own), count)]
+        for name, own in chosen.items()
+    }
+
+
+def _judge(each: _Candidates, own: torch.Tensor, likeness: torch.Tensor, gallery: Gallery) -> Row:
+    """Return the nearest of the images of a part, by likeness once they are bent."""
+    part = torch.isin(each.images, own)
+    top, *rest = judge(likeness, gallery.patients[each.images], part, similarity=each.rigid)
+    return int(each.images[top]), *rest
 
 
 def _align(structures: torch.Tensor, chosen: list[_Candidates], gallery: Gallery):
@@ -218,14 +285,8 @@ def _align(structures: torch.Tensor, chosen: list[_Candidates], gallery: Gallery
     for start in range(0, len(pairs), PAIRS):
         some = pairs[start : start + PAIRS]
         images = torch.stack([turned[chosen[i].ways[j], i] for i, j in some])
-        others = gallery.look.structures[torch.stack([chosen[i].images[j] for i, j in some])]
+        others = torch.stack([chosen[i].images[j] for i, j in some])
+        others = gallery.look.structures[others].float()
         poses = torch.stack([chosen[i].poses[j] for i, j in some])
         likeness.append(align(images, others, poses).likeness)
     return torch.cat(likeness).split([len(each.images) for each in chosen])
-
-
-def _spread(likeness: torch.Tensor, images: torch.Tensor, gallery: Gallery) -> torch.Tensor:
-    """Return (N,) likeness, NEVER for images that were not looked at."""
-    spread = torch.full((len(gallery.patients),), NEVER, device=likeness.device)
-    spread[images] = likeness
-    return spread

@@ -6,7 +6,7 @@ import torch
 
 from medsynth.validation import neighbours
 from medsynth.validation.nearest import NEVER
-from medsynth.validation.neighbours import nearest
+from medsynth.validation.neighbours import Parts, nearest
 
 
 def features(*shape: int, seed: int = 0, steps: int = 0) -> torch.Tensor:
@@ -23,6 +23,11 @@ def brute(products: np.ndarray, patients: np.ndarray, inside: np.ndarray, count:
     return [(each + [-1] * most)[:most] for each, most in ((order, count), (leaders, people))]
 
 
+def whole(patients: torch.Tensor) -> Parts:
+    """A gallery that is one part."""
+    return Parts(patients, {"everyone": torch.ones(len(patients), dtype=torch.bool)})
+
+
 @pytest.fixture
 def small_blocks(monkeypatch):
     monkeypatch.setattr(neighbours, "QUERIES", 7)
@@ -37,9 +42,8 @@ def test_blocks_find_what_sorting_everything_finds(small_blocks, each, steps):
     patients = rng.permutation(np.arange(150) // each)
     among = {"train": rng.random(150) < 0.6, "everyone": np.ones(150, bool)}
     masks = {name: torch.from_numpy(mask) for name, mask in among.items()}
-    found = nearest(
-        queries, gallery, count=5, people=3, patients=torch.from_numpy(patients), among=masks
-    )
+    parts = Parts(torch.from_numpy(patients), masks)
+    found = nearest(queries, gallery, parts, count=5, people=3)
     products = (queries.numpy() @ gallery.numpy().T).max(0)
     for name, inside in among.items():
         for i, row in enumerate(products):
@@ -52,13 +56,15 @@ def test_blocks_find_what_sorting_everything_finds(small_blocks, each, steps):
 def test_the_second_patient_is_found_behind_any_number_of_images_of_the_first(small_blocks):
     gallery = torch.cat([torch.ones(90, 1), torch.full((10, 1), 0.5), torch.full((10, 1), 0.25)])
     patients = torch.tensor([7] * 90 + [3] * 10 + [5] * 10)
-    found = nearest(torch.ones(1, 1), gallery, count=2, people=3, patients=patients)["everyone"]
+    found = nearest(torch.ones(1, 1), gallery, whole(patients), count=2, people=3)["everyone"]
     assert found.leaders.tolist() == [[0, 90, 100]]
     assert found.lead.tolist() == [[1.0, 0.5, 0.25]]
 
 
 def test_fewer_images_than_asked_for_leave_empty_places():
-    found = nearest(features(2, 4), features(3, 4, seed=1), count=5, people=4)["everyone"]
+    found = nearest(
+        features(2, 4), features(3, 4, seed=1), whole(torch.arange(3)), count=5, people=4
+    )["everyone"]
     assert (found.images[:, 3:] == -1).all()
     assert (found.likeness[:, 3:] == NEVER).all()
     assert (found.leaders[:, 3:] == -1).all()
@@ -67,14 +73,14 @@ def test_fewer_images_than_asked_for_leave_empty_places():
 
 def test_what_lies_outside_of_all_parts_is_never_found():
     gallery = torch.tensor([[1.0], [0.5], [0.25]])
-    part = {"rest": torch.tensor([False, True, True])}
-    found = nearest(torch.ones(1, 1), gallery, count=3, among=part)["rest"]
+    parts = Parts(torch.arange(3), {"rest": torch.tensor([False, True, True])})
+    found = nearest(torch.ones(1, 1), gallery, parts, count=3)["rest"]
     assert found.images.tolist() == [[1, 2, -1]]
 
 
 def test_likeness_below_zero_is_ordered_too():
     gallery = torch.tensor([[-0.5], [-0.1], [-0.0], [0.0], [-0.9]])
-    found = nearest(torch.ones(1, 1), gallery, count=5)["everyone"]
+    found = nearest(torch.ones(1, 1), gallery, whole(torch.arange(5)), count=5)["everyone"]
     assert found.images.tolist() == [[2, 3, 1, 0, 4]]
     assert found.likeness.tolist() == [pytest.approx([0, 0, -0.1, -0.5, -0.9])]
 
@@ -88,6 +94,6 @@ def test_memory_is_that_of_a_block_however_large_the_gallery(monkeypatch):
         return reaching(likeness, bar)
 
     monkeypatch.setattr(neighbours, "_reaching", watched)
-    nearest(features(600, 2), features(9000, 2, seed=1), count=1)
+    nearest(features(600, 2), features(9000, 2, seed=1), whole(torch.arange(9000)), count=1)
     assert max(widest) == neighbours.QUERIES * neighbours.GALLERY
     assert sum(widest) == 600 * 9000
