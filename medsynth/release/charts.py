@@ -1,4 +1,5 @@
-"""Small drawings as inline SVG: an interval beside its bar, and training curves.
+"""Small drawings as inline SVG: an interval beside its bar, how many copies are caught, and
+training curves.
 
 Colours come from the page's style sheet by class, so that the drawings follow light, dark and
 print.
@@ -17,6 +18,7 @@ from .wording import interval, is_share, quantity, title
 
 BAR_WIDTH, BAR_HEIGHT, MARGIN = 150, 18, 6
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 220, 58, 96, 14, 34
+POWER_WIDTH, POWER_HEIGHT, CAUGHT = 240, 46, 0.95
 LOG_FROM = 50  # a curve that spans more than this is drawn on a logarithmic axis
 
 
@@ -72,6 +74,36 @@ def _describe(finding: Finding, limit: float | None) -> str:
     if finding.reference is not None:
         words += f"; reference {quantity(finding.reference, finding.unit)}"
     return words + (f"; bar at {quantity(limit, finding.unit)}" if limit is not None else "")
+
+
+# Copies caught ----------------------------------------------------------------------------------
+
+
+def power_curve(finding: Finding, reach: float) -> str:
+    """Draw a smallest rate's curve: the probability that copies are caught against their share of
+    the images, from 0 to `reach`, with a fine line at 95 % and a dot where that is reached."""
+    if not finding.curve:
+        return ""
+    to_x = _scale(0.0, reach, MARGIN, POWER_WIDTH - MARGIN)
+    to_y = _scale(0.0, 1.0, POWER_HEIGHT - MARGIN, MARGIN)
+    path = " ".join(f"{to_x(x):.1f},{to_y(y):.1f}" for x, y in finding.curve)
+    ends = f'x1="{MARGIN}" x2="{POWER_WIDTH - MARGIN}"'
+    parts = [
+        f'<line class="{name}" {ends} y1="{y:.1f}" y2="{y:.1f}"/>'
+        for name, y in (("axis", to_y(0.0)), ("grid", to_y(CAUGHT)))
+    ]
+    parts.append(f'<polyline class="series s0" points="{path}"/>')
+    reached = {x: y for x, y in finding.curve if x == finding.value}
+    parts += [
+        f'<circle class="value" cx="{to_x(x):.1f}" cy="{to_y(y):.1f}" r="3"/>'
+        for x, y in reached.items()
+    ]
+    last = finding.curve[-1]
+    words = (
+        f"{title(finding.name)}: {quantity(finding.value, finding.unit)}, {interval(finding)}; "
+        f"with {quantity(last[0], finding.unit)} copies caught in {quantity(last[1], 'share')}"
+    )
+    return _svg(POWER_WIDTH, POWER_HEIGHT, words, parts, "power")
 
 
 # Curves -----------------------------------------------------------------------------------------

@@ -26,11 +26,12 @@ from ..pictures import grid_png
 from ..protocol import Protocol
 from . import wording
 from .cards import not_measured, split_rows, study_rows
-from .charts import Curve, curve_svg, interval_bar, is_logarithmic
+from .charts import Curve, curve_svg, interval_bar, is_logarithmic, power_curve
 from .gate import QUARANTINED, limits
 from .pictures import marks, png_size
 
 GROUP = re.compile(r"memorization\.p_value\.([^.]+)\.([^.]+)")
+POWER = re.compile(r"memorization\.smallest_rate\.([^.]+)")
 SHOWN_IMAGES, SHOWN_COLUMNS, SHOWN_PX = 48, 8, 96
 COLUMN_PX = 784  # the width of the text
 OUTCOME_WORDS = {
@@ -121,6 +122,7 @@ def _page(data: PrivateReport | PublicReport, *, private: bool, panels: Sequence
             findings=data.findings,
             groups=_grouped(data.findings),
             subgroups=_subgroups(data.findings),
+            power=_power(data.findings),
             quarantined=_say_quarantined(data.findings),
             judged=limits,
             limits=_limits(data),
@@ -143,7 +145,12 @@ def _limits(data: PrivateReport | PublicReport) -> dict[str, float]:
 
 
 def _grouped(findings: Mapping[str, Finding]) -> list[tuple[str, list[Finding]]]:
-    ordered = [findings[name] for name in sorted(findings) if not GROUP.fullmatch(name)]
+    tables = (GROUP, POWER)  # these have tables of their own
+    ordered = [
+        findings[name]
+        for name in sorted(findings)
+        if not any(own.fullmatch(name) for own in tables)
+    ]
     groups = groupby(ordered, key=lambda finding: wording.family(finding.name))
     return [(name, list(members)) for name, members in groups]
 
@@ -152,6 +159,15 @@ def _subgroups(findings: Mapping[str, Finding]) -> list[tuple[str, str, Finding]
     """Return (attribute, value, finding) of each group of patients that was tested by itself."""
     found = ((GROUP.fullmatch(name), findings[name]) for name in sorted(findings))
     return [(*map(wording.plain, match.groups()), finding) for match, finding in found if match]
+
+
+def _power(findings: Mapping[str, Finding]) -> list[tuple[str, Finding, Markup]]:
+    """Return (change, finding, drawing) of each kind of copy, the one that is seen worst first."""
+    found = ((POWER.fullmatch(name), findings[name]) for name in sorted(findings))
+    rows = [(wording.plain(match[1]), finding) for match, finding in found if match]
+    rows.sort(key=lambda row: (-row[1].value, -row[1].high))
+    reach = max((x for _, finding in rows for x, _ in finding.curve), default=1.0)
+    return [(change, finding, Markup(power_curve(finding, reach))) for change, finding in rows]
 
 
 def _say_quarantined(findings: Mapping[str, Finding]) -> str:

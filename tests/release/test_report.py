@@ -13,7 +13,7 @@ from medsynth.cohort import Cohort
 from medsynth.errors import RefusedError
 from medsynth.finding import Finding
 from medsynth.pictures import grid_png
-from medsynth.release.charts import Curve, curve_svg, interval_bar
+from medsynth.release.charts import Curve, curve_svg, interval_bar, power_curve
 from medsynth.release.report import (
     Panel,
     PrivateReport,
@@ -275,3 +275,37 @@ def test_the_page_says_what_was_quarantined(study):
     assert "3 of 300 images were quarantined" in text
     assert "at most 0.5 % would be. 297 images remain." in text
     assert "quarantined" not in Page(public(study)).words()
+
+
+def smallest(change: str, value: float, curve=()) -> Finding:
+    return Finding(
+        f"memorization.smallest_rate.{change}",
+        value,
+        min(value, 0.01),
+        max(value, 0.05),
+        300,
+        "share of synthetic images",
+        "lower is better",
+        "made up",
+        curve=curve,
+    )
+
+
+@pytest.mark.parametrize("page", [private, public])
+def test_kinds_of_copies_have_a_table_the_worst_seen_first(study, page):
+    rows = [
+        smallest("exact", 0.02, ((0.01, 0.3), (0.02, 0.97))),
+        smallest("crop", 1.0, ((0.01, 0.1), (0.1, 0.4))),
+    ]
+    text = page(study, findings=study["findings"] | {row.name: row for row in rows})
+    table = text[text.index("How few copies the test") :]
+    assert table.index("crop") < table.index("exact")
+    assert "not seen" in table
+    assert sum(tag == "svg" and a.get("class") == "power" for tag, a in Page(text).tags) == 2
+
+
+def test_the_curve_of_caught_copies_marks_where_it_is_reached():
+    reached = power_curve(smallest("exact", 0.02, ((0.01, 0.3), (0.02, 0.97))), 0.1)
+    assert reached.count("<circle") == 1
+    assert power_curve(smallest("crop", 1.0, ((0.01, 0.1),)), 0.1).count("<circle") == 0
+    assert power_curve(smallest("crop", 1.0), 0.1) == ""
