@@ -394,6 +394,9 @@ class Validate(Section):
     """Label attributes whose every value gets a test of its own; null takes all attributes."""
     fidelity_images: Count = 5000
     """At most so many images a side for the fidelity measures."""
+    white_box_images: Annotated[int, Field(ge=0)] | None = None
+    """At most so many images a side for membership attacks on the model itself; null takes 1000,
+    0 leaves them out."""
 
 
 class Rule(Section):
@@ -442,6 +445,11 @@ class Card(Section):
     """Licence of the released images."""
     contact: str = ""
     """Whom to ask."""
+    published: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
+    """Date of publication, "2026-11-22"; null says none."""
+    formats: tuple[Literal["parquet", "webdataset", "npz", "dicom"], ...] = ()
+    """Shapes in which the images leave beside PNG files and their table (parquet and dicom: extra
+    [export])."""
 
 
 class Protocol(Section):

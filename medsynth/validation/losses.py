@@ -38,6 +38,11 @@ class Model:
     predict: Callable[[np.ndarray, int, Sequence[Labels]], np.ndarray]
     abar: np.ndarray
 
+    def predict_all(self, x_t: np.ndarray, time: int, labels: Sequence[Labels]) -> np.ndarray:
+        """Return `predict` of any number of latents, computed a batch at a time."""
+        parts = [slice(start, start + BATCH) for start in range(0, len(x_t), BATCH)]
+        return np.concatenate([self.predict(x_t[part], time, labels[part]) for part in parts])
+
 
 def open_model(
     denoiser: Denoiser,
@@ -94,26 +99,17 @@ def latent_losses(
     columns = []
     for time in times:
         eps = rng.standard_normal(latents.shape[1:], np.float32)
-        columns.append(
-            np.concatenate(
-                [
-                    ((predict_noise(model, z, time, eps, said) - eps) ** 2).reshape(len(z), -1)
-                    for z, said in _batches(latents, labels)
-                ]
-            ).mean(1)
-        )
+        error = predict_noise(model, latents, time, eps, labels) - eps
+        columns.append((error**2).reshape(len(latents), -1).mean(1))
     return np.stack(columns, 1)
 
 
 def predict_noise(
     model: Model, z: np.ndarray, time: int, eps: np.ndarray, labels: Sequence[Labels]
 ) -> np.ndarray:
-    """Return what the model takes for the noise (N, c, h, w) when z bears `eps` at a time."""
+    """Return what the model takes for the noise (N, c, h, w) when latents z bear `eps` at a time.
+
+    `eps` is one noise (c, h, w) for all, or each one's own.
+    """
     signal, noise = np.sqrt([model.abar[time], 1 - model.abar[time]]).astype(np.float32)
-    return model.predict(signal * z + noise * eps, time, labels)
-
-
-def _batches(latents: np.ndarray, labels: Sequence[Labels]):
-    for start in range(0, len(latents), BATCH):
-        part = slice(start, start + BATCH)
-        yield latents[part], labels[part]
+    return model.predict_all(signal * z + noise * eps, time, labels)

@@ -86,6 +86,31 @@ def findings(guess: Guess, is_train: np.ndarray) -> Iterable[Finding]:
         )
 
 
+def tested(
+    name: str,
+    guesses: Sequence[Guess],
+    is_train: np.ndarray,
+    permutations: int,
+    rng: np.random.Generator,
+) -> Finding:
+    """Test all guesses that are numbers together; NaN where none is."""
+    seeing = [guess for guess in guesses if not np.isnan(guess.scores).any()]
+    p = p_value(seeing, is_train, permutations, rng)
+    names = " and ".join(guess.name for guess in seeing) or "no attack"
+    return Finding(
+        name,
+        p,
+        p,
+        p,
+        len(is_train),
+        "probability",
+        "higher is better",
+        f"patient-permutation test, {permutations} permutations, largest standardised sum of ranks "
+        f"and of the highest-scored 2 % and 10 % of patients, by {names}; exact, so both ends are "
+        "the p-value",
+    )
+
+
 def p_value(
     guesses: Sequence[Guess], is_train: np.ndarray, permutations: int, rng: np.random.Generator
 ) -> float:
@@ -133,16 +158,14 @@ def true_positives(
     )
 
 
-def per_patient(values: np.ndarray, patients: np.ndarray, *, largest: bool) -> np.ndarray:
-    """Return (P,): the largest, or the mean, of (N,) values over each patient's images.
+def per_patient(values: np.ndarray, patients: np.ndarray) -> np.ndarray:
+    """Return (P,): the sum of each patient's standardised (N,) values, over the root of their
+    number, so that patients of many images and of few are equally spread.
 
     `patients` are (N,) numbers from 0, all of which occur.
     """
-    if not largest:
-        return np.bincount(patients, values) / np.bincount(patients)
-    found = np.full(patients.max() + 1, -np.inf)
-    np.maximum.at(found, patients, values)
-    return found
+    standard = (values - values.mean()) / max(float(values.std()), 1e-12)
+    return np.bincount(patients, standard) / np.sqrt(np.bincount(patients))
 
 
 def _rows(scores: np.ndarray) -> Iterable[np.ndarray]:

@@ -72,10 +72,12 @@ def test_the_order_of_patients_does_not_matter():
     assert by_name(scores, is_train) == by_name(scores[order], is_train[order])
 
 
-def test_a_patient_s_images_count_once():
-    values, patients = np.array([1.0, 5.0, 3.0, -2.0]), np.array([0, 0, 1, 2])
-    assert per_patient(values, patients, largest=True).tolist() == [5.0, 3.0, -2.0]
-    assert per_patient(values, patients, largest=False).tolist() == [3.0, 3.0, -2.0]
+def test_patients_of_many_images_are_spread_as_patients_of_one_are():
+    rng = np.random.default_rng(0)
+    patients = np.concatenate([np.arange(500), np.repeat(np.arange(500, 1000), 9)])
+    scores = per_patient(rng.normal(3, 7, len(patients)), patients)
+    assert np.allclose([scores[:500].std(), scores[500:].std()], 1, atol=0.12)
+    assert np.allclose([scores[:500].mean(), scores[500:].mean()], 0, atol=0.2)
 
 
 @pytest.mark.parametrize("m", [60, 400, 3000])
