@@ -10,7 +10,7 @@ nearest patient with whom, which is what makes this generator's copies easy or h
 the patients are drawn anew for each mix. That is the null of the test: patients were divided by
 chance, so images that know nobody fall on any patients alike. Copies that the generator did make
 then are suspicious images without cause, which hide the planted ones: such a cohort's smallest
-share can only come out too large.
+share comes out too large rather than too small.
 """
 
 from __future__ import annotations
@@ -160,11 +160,11 @@ def rows(found: Found, spaces: Sequence[str]) -> Rows:
 
 
 def ladder(limit: int) -> list[int]:
-    """Return the numbers of copies that are tried, each by a quarter larger: 1, 2, 3 … limit."""
+    """Return the numbers of copies that are tried, each by a quarter larger, from 1 to `limit`."""
     found = [1]
     while found[-1] < limit:
         found.append(min(limit, max(found[-1] + 1, round(found[-1] * STEP))))
-    return found[: limit if limit < 1 else None]
+    return found
 
 
 def climb(
@@ -200,14 +200,15 @@ def is_sure(rung: Rung, level: float, attempt: int) -> bool:
 
 
 def attempts_told(level: float, permutations: int) -> list[int]:
-    """Return the attempts at which the test can reject and so many mixes can tell how often."""
+    """Return the attempts at which the test can reject and so many mixes can tell how often; the
+    first is always looked at."""
     every = range(1, ATTEMPTS + 1)
     smallest = 1 / (permutations + 1)
     all_caught = (clopper_pearson(MIXES, MIXES, level=1 - 0.1 / 2**i).low for i in every)
     return [
         i
         for i, low in zip(every, all_caught, strict=True)
-        if low >= SURE and level / 2**i >= max(2 * smallest, 4 / (MIXES * DRAWN))
+        if i == 1 or (low >= SURE and level / 2**i >= max(2 * smallest, 4 / (MIXES * DRAWN)))
     ]
 
 
@@ -249,7 +250,9 @@ def mix(
 ) -> list[Ranking]:
     """Put `count` random copies in the place of random images, whose patients are drawn anew.
 
-    Copies are of random training images, none taken twice; two may be of the same patient.
+    Copies are of random training images, none taken twice; two may be of the same patient. Of as
+    many copies as there are every mix has the same, so that what was chance in planting them shows
+    in all: with few planted copies and many in a mix, their number and not that of mixes counts.
     """
     kept = rng.permutation(base.scores.shape[1])[count:]
     chosen = rng.permutation(copies.scores.shape[1])[:count]
