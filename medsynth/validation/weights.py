@@ -21,6 +21,7 @@ from .membership import Guess, findings, per_patient, tested
 IMAGES = 1000  # a side, where the protocol does not say
 LEVELS = (0.02, 0.13, 0.21, 0.43, 0.63)  # shares of noise in the variance of a noised image
 PROXIMAL = (0.32, 0.43, 0.63)
+TINY = 1e-12
 NAIVELY = "how smooth a patient's images are"
 
 
@@ -76,11 +77,11 @@ def guess(case: Case, sides: Sequence[Cohort], patients: np.ndarray) -> list[Gue
     times, proximal = (times_of(model, levels) for levels in (LEVELS, PROXIMAL))
     seed = derive_seed(case.seed, "weights", "noise")
     case.progress("membership", 0.0)
-    loss = standardised(-np.log(latent_losses(model, z, labels, times=times, seed=seed)))
+    loss = easy(latent_losses(model, z, labels, times=times, seed=seed))
     case.progress("membership", 0.6)
     clean, kept = proximal_errors(model, z, labels, times=proximal)
     case.progress("membership", 1.0)
-    score, pia = standardised(-np.log(clean[:, None])), standardised(-np.log(kept))
+    score, pia = easy(clean[:, None]), easy(kept)
     both = loss + score
     rest = both - difficulty.expect(both, traits, patients, seed=case.seed)
     naive = per_patient(standardised(-detail), patients)
@@ -126,9 +127,14 @@ def times_of(model: Model, levels: Sequence[float]) -> list[int]:
     return [int(np.abs(1 - model.abar - level).argmin()) for level in levels]
 
 
+def easy(errors: np.ndarray) -> np.ndarray:
+    """Return (N,), how small errors (N, T) are: minus the mean of the standardised logs."""
+    return -standardised(np.log(errors + TINY))
+
+
 def standardised(values: np.ndarray) -> np.ndarray:
     """Return the mean over the columns of (N, T) values, each at mean 0 and deviation 1."""
-    spread = np.maximum(values.std(0), 1e-12)
+    spread = np.maximum(values.std(0), TINY)
     return ((values - values.mean(0)) / spread).mean(1)
 
 

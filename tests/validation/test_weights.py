@@ -98,12 +98,21 @@ def test_the_test_tells_the_two_models_apart(fresh, learned_by_heart):
     assert fresh["membership.model.p_value"].value > 0.05
 
 
+def blind() -> Model:
+    """It never sees any noise."""
+    return Model(np.copy, lambda x_t, time, labels: 0 * x_t, np.linspace(0.99, 0.01, 100))
+
+
 def test_without_a_model_or_where_none_is_to_be_asked_nothing_is_said(tmp_path, sides):
-    asked = Model(np.copy, lambda x_t, time, labels: 0 * x_t, np.linspace(0.99, 0.01, 100))
     assert list(measure(make_case(tmp_path, *sides, sides[0]))) == []
     settings = make_case(tmp_path, *sides, sides[0]).settings
     off = settings.model_copy(update={"white_box_images": 0})
-    assert list(measure(make_case(tmp_path, *sides, sides[0], model=asked, settings=off))) == []
+    assert list(measure(make_case(tmp_path, *sides, sides[0], model=blind(), settings=off))) == []
+
+
+def test_a_model_that_sees_no_noise_at_all_is_a_guess(tmp_path, sides):
+    found = {f.name: f for f in measure(make_case(tmp_path, *sides, sides[0], model=blind()))}
+    assert found["membership.score.auc"].value == 0.5
 
 
 def test_a_model_that_never_saw_them_accuses_patients_at_the_nominal_rate(tmp_path):
