@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ VOLATILE = ("log.jsonl", "stage.json", "key.json", "files.jsonl", "previews")
 SCRATCH_FOLDERS = ("state", "latents", "blocks", "secret")
 # What says itself for which inputs it is good outlives a change of the others.
 KEPT_FOLDERS = ("read",)
+PATIENCE = timedelta(days=30)  # of processes that wait for one another
 
 
 # Seeds ------------------------------------------------------------------------------------------
@@ -335,7 +337,8 @@ def wait_for_everyone() -> None:
     if ranks()[1] > 1:
         from accelerate import PartialState
 
-        PartialState(cpu=choose_device() == "cpu").wait_for_everyone()
+        # The others wait as long as the first one reads images, or measures.
+        PartialState(cpu=choose_device() == "cpu", timeout=PATIENCE).wait_for_everyone()
 
 
 def choose_device() -> str:

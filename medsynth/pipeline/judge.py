@@ -22,6 +22,7 @@ from ..runtime import (
     stage_key,
     verify_stage,
     write_json,
+    writes,
 )
 from .run import PLANS, Progress, Run, level_of_test, open_autoencoder, parts_of, silent
 
@@ -30,12 +31,16 @@ if TYPE_CHECKING:
 
 
 def validate(run: Run, progress: Progress = silent) -> StageRecord:
-    """Measure everything into evidence/findings.jsonl; pictures of patients stay in private/."""
-    return run.build("evidence", lambda folder: _validate(run, folder, progress))
+    """Measure everything into evidence/findings.jsonl; pictures of patients stay in private/.
+
+    Several processes divide the search; the first one does the rest.
+    """
+    return run.build("evidence", lambda folder: _validate(run, folder, progress), all_ranks=True)
 
 
 def _validate(run: Run, folder: Path, progress: Progress) -> None:
     from ..validation import Case, measure_all
+    from ..validation.attack import run_attack
 
     cohort, parts = parts_of(run)
     private = folder / "private"
@@ -50,12 +55,16 @@ def _validate(run: Run, folder: Path, progress: Progress) -> None:
         reconstruct=_reconstructor(run),
         seed=run.protocol.seed,
         private=private,
+        scratch=folder / "blocks",
         budget=_coverage(run),
         model=open_model(run),
         level=level_of_test(run.protocol),
         progress=progress,
     )
-    write_findings(folder / "findings.jsonl", measure_all(case))
+    if writes():
+        write_findings(folder / "findings.jsonl", measure_all(case))
+    else:
+        run_attack(case)
 
 
 def _coverage(run: Run) -> budget.Coverage | None:

@@ -26,6 +26,8 @@ Images = np.ndarray
 class Case:
     """All that a measure may look at.
 
+    In `scratch`, a folder, what a search found waits for the next start and for other processes;
+    None keeps nothing.
     `lens` turns images into (N, D) float32 features and was trained on training and held-out
     patients alike, or on neither. `reconstruct` passes images through the autoencoder; None where
     there is none (an audit of somebody else's images). `private` is a folder for pictures and
@@ -44,6 +46,7 @@ class Case:
     reconstruct: Callable[[Images], Images] | None
     seed: int
     private: Path
+    scratch: Path | None = None
     budget: Coverage | None = None
     model: Model | None = None
     level: float = 0.05

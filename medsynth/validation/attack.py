@@ -2,20 +2,23 @@
 
 Held-out images are looked up among training images only, and so is a synthetic image when it is
 flagged: both meet the same gallery. For the p-value and for the attribution of a flag a synthetic
-image is looked up among all real images, where nothing says which is which.
+image is looked up among all real images, where nothing says which is which. Several processes
+divide the images, and what was found outlives a kill (`shards`).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..cohort import Cohort
 from ..errors import DataError
-from ..runtime import choose_device, derive_seed
-from . import Case, planted, search
+from ..runtime import choose_device, derive_seed, digest_json, versions
+from . import Case, planted, search, shards
+from .nearest import Found, from_arrays, to_arrays
 from .statistics import conformal_threshold
 
 
@@ -61,13 +64,13 @@ class Attack:
     """All that was found: by the synthetic images, the held-out ones and the planted copies."""
 
     pool: Pool
-    synthetic: Mapping[str, search.Found]
-    holdout: search.Found
-    copies: Mapping[str, Mapping[str, search.Found]]
+    synthetic: Mapping[str, Found]
+    holdout: Found
+    copies: Mapping[str, Mapping[str, Found]]
     threshold: float
     rate: float
 
-    def flags(self, found: Mapping[str, search.Found]) -> Flags:
+    def flags(self, found: Mapping[str, Found]) -> Flags:
         nearest = found["everyone"].registered.patient
         flagged = found["train"].registered.score <= self.threshold
         return Flags(flagged, self.pool.patient_is_train[nearest])
@@ -97,28 +100,78 @@ def check(case: Case) -> None:
 
 
 def run_attack(case: Case) -> Attack:
-    """Look up synthetic, held-out and planted images among the real ones."""
+    """Look up synthetic, held-out and planted images among the real ones.
+
+    Where there are several processes and a `case.scratch`, all of them must be here.
+    """
     pool = gather(case)
-    find = functools.partial(
-        search.search, gallery=pool.gallery, candidates=case.settings.candidates
-    )
-    own = {"train": pool.parts["train"]}
-    holdout = find(
-        _look(case, case.holdout),
-        among=own,
-        progress=lambda share: case.progress("held-out images", share),
-    )["train"]
-    synthetic = find(
-        _look(case, case.synthetic),
-        among=pool.parts,
-        progress=lambda share: case.progress("synthetic images", share),
-    )
+    copies = dict(plant_copies(case))
+    found = _look_up_all(case, pool, copies)
+    holdout, synthetic = found["held-out images"]["train"], found["synthetic images"]
     threshold, rate = conformal_threshold(holdout.registered.score, case.settings.false_alarms)
-    copies = {}
-    for name, images in plant_copies(case):
-        copies[name] = find(_look(case, images), among=pool.parts)
-        case.progress("planted copies", len(copies) / (len(planted.CHANGES) + 1))
-    return Attack(pool, synthetic, holdout, copies, threshold, rate)
+    return Attack(pool, synthetic, holdout, {name: found[name] for name in copies}, threshold, rate)
+
+
+def _look_up_all(
+    case: Case, pool: Pool, copies: Mapping[str, Callable[[], np.ndarray]]
+) -> dict[str, dict[str, Found]]:
+    """Return {name: {part: found}} of both cohorts and of the copies of each change."""
+    both = ("train", "everyone")
+    named = [("held-out images", block) for block in _blocks(case, pool, case.holdout, ("train",))]
+    named += [("synthetic images", block) for block in _blocks(case, pool, case.synthetic, both)]
+    named += [(name, _lookup(case, pool, make, both)) for name, make in copies.items()]
+    blocks = [
+        shards.Block("planted copies" if name in copies else name, lookup) for name, lookup in named
+    ]
+    found: dict[str, list[shards.Arrays]] = {}
+    each = shards.work_off(blocks, case.scratch, _key(case), case.progress)
+    for (name, _), arrays in zip(named, each, strict=True):
+        found.setdefault(name, []).append(arrays)
+    return {name: from_arrays(arrays) for name, arrays in found.items()}
+
+
+def _blocks(case: Case, pool: Pool, cohort: Cohort, parts: Sequence[str]) -> list[shards.Compute]:
+    """Return the lookups of a cohort's images, a batch each."""
+    batches = [slice(start, start + search.BATCH) for start in range(0, len(cohort), search.BATCH)]
+    return [
+        _lookup(case, pool, functools.partial(cohort.floats, batch), parts) for batch in batches
+    ]
+
+
+def _lookup(
+    case: Case, pool: Pool, read: Callable[[], np.ndarray], parts: Sequence[str]
+) -> shards.Compute:
+    """Return the lookup of some images among parts of the pool, to be done when it is called."""
+
+    def compute(progress: search.Progress) -> shards.Arrays:
+        found = search.search(
+            _look(case, read()),
+            pool.gallery,
+            {part: pool.parts[part] for part in parts},
+            candidates=case.settings.candidates,
+            progress=progress,
+        )
+        return to_arrays(found)
+
+    return compute
+
+
+def _key(case: Case) -> str:
+    """Return a digest of what is looked up, where and how; of the networks that see it, a scratch
+    folder must not outlive a change."""
+    if case.scratch is None:
+        return ""
+    sides = (case.train, case.holdout, case.synthetic)
+    return digest_json(
+        {
+            "cohorts": [side.digest for side in sides],
+            "domain": case.domain.name,
+            "settings": [case.settings.candidates, case.settings.planted],
+            "seed": case.seed,
+            "batch": search.BATCH,
+            "versions": versions(),
+        }
+    )
 
 
 def gather(case: Case) -> Pool:
@@ -128,24 +181,55 @@ def gather(case: Case) -> Pool:
     patients = np.concatenate(
         [case.train.patients, case.holdout.patients + case.train.patients.max() + 1]
     )
-    seen = [_look(case, side, mirrored=False) for side in (case.train, case.holdout)]
+    seen = [
+        _look(case, side, mirrored=False, progress=functools.partial(_tell, case, before, side))
+        for side, before in ((case.train, 0), (case.holdout, n))
+    ]
     gallery = search.build(search.join(*seen, shuffle), patients[shuffle], case.domain.symmetries)
     order = np.where(shuffle < n, shuffle, shuffle - n)
     return Pool(gallery, order, shuffle < n, patients[shuffle])
 
 
-def plant_copies(case: Case) -> Iterable[tuple[str, np.ndarray]]:
-    """Yield (change, `planted` changed copies of random training images); where there is an
-    autoencoder, what it makes of training images is one more change, "reconstruction"."""
+def _tell(case: Case, before: int, side: Cohort, share: float) -> None:
+    total = len(case.train) + len(case.holdout)
+    case.progress("real images", (before + share * len(side)) / total)
+
+
+def plant_copies(case: Case) -> list[tuple[str, Callable[[], np.ndarray]]]:
+    """Return each change and how `planted` changed copies of random training images are made;
+    where there is an autoencoder, what it makes of them is one more change, "reconstruction"."""
     rng = np.random.default_rng(derive_seed(case.seed, "planted"))
-    for name, change in planted.changes(case.domain.symmetries).items():
-        originals = case.train.floats(rng.integers(len(case.train), size=case.settings.planted))
-        yield name, planted.plant(originals, change, derive_seed(case.seed, "planted", name))
+
+    def copies(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[], np.ndarray]:
+        originals = rng.integers(len(case.train), size=case.settings.planted)
+        return lambda: change(case.train.floats(originals))
+
+    def seed_of(name: str) -> int:
+        return derive_seed(case.seed, "planted", name)
+
+    made = [
+        (name, copies(functools.partial(planted.plant, change=change, seed=seed_of(name))))
+        for name, change in planted.changes(case.domain.symmetries).items()
+    ]
     if case.reconstruct is not None:
-        originals = case.train.floats(rng.integers(len(case.train), size=case.settings.planted))
-        yield "reconstruction", search.in_batches(case.reconstruct, originals)
+        made.append(
+            ("reconstruction", copies(functools.partial(search.in_batches, case.reconstruct)))
+        )
+    return made
 
 
-def _look(case: Case, images: search.Images, *, mirrored: bool = True) -> search.Look:
-    symmetry, device = case.domain.symmetries, choose_device()
-    return search.look(images, case.lens, symmetry, device=device, mirrored=mirrored)
+def _look(
+    case: Case,
+    images: search.Images,
+    *,
+    mirrored: bool = True,
+    progress: search.Progress = lambda share: None,
+) -> search.Look:
+    return search.look(
+        images,
+        case.lens,
+        case.domain.symmetries,
+        device=choose_device(),
+        mirrored=mirrored,
+        progress=progress,
+    )

@@ -110,19 +110,27 @@ def collect(rows: Iterable[Mapping[str, Row]]) -> Found:
     return Found({space: _nearest([row[space] for row in rows]) for space in rows[0]})
 
 
-def join(found: Sequence[Found]) -> Found:
-    """Put what was found of several blocks of queries together."""
-    return Found(
-        {
-            space: Nearest(
-                *(
-                    np.concatenate([getattr(each.spaces[space], field.name) for each in found])
-                    for field in fields(Nearest)
-                )
-            )
-            for space in found[0].spaces
-        }
-    )
+def to_arrays(found: Mapping[str, Found]) -> dict[str, np.ndarray]:
+    """Write {part: found} as arrays by "part/space/field"."""
+    return {
+        f"{part}/{space}/{field.name}": getattr(nearest, field.name)
+        for part, each in found.items()
+        for space, nearest in each.spaces.items()
+        for field in fields(Nearest)
+    }
+
+
+def from_arrays(blocks: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Found]:
+    """Put what `to_arrays` wrote of several blocks of queries together."""
+    parts: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    for name in blocks[0]:
+        part, space, field = name.split("/")
+        whole = np.concatenate([block[name] for block in blocks])
+        parts.setdefault(part, {}).setdefault(space, {})[field] = whole
+    return {
+        part: Found({space: Nearest(**arrays) for space, arrays in spaces.items()})
+        for part, spaces in parts.items()
+    }
 
 
 def union(lists: Iterable[torch.Tensor]) -> torch.Tensor:

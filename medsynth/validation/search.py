@@ -43,6 +43,8 @@ RADIUS = 10  # waves across a window that the first look sees
 WIDER = 6  # the first look keeps so many times the candidates
 ALIGNED = 8  # so many of the candidates are laid over the image and bent
 PAIRS = 256  # at a time
+CLOSER = 9000  # a query's closer looks take about as long as the first one at so many images
+Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,31 @@ class Gallery:
 
 
 def look(
-    images: Images, lens: Lens, symmetry: Symmetry, *, device: str = "cpu", mirrored: bool = True
+    images: Images,
+    lens: Lens,
+    symmetry: Symmetry,
+    *,
+    device: str = "cpu",
+    mirrored: bool = True,
+    progress: Progress = lambda share: None,
 ) -> Look:
     """Look at images: (N, C, H, W) in [-1, 1], or a cohort, which is read a batch at a time.
 
     `mirrored` adds the mirror images for the lens, where the domain has mirrored copies.
     """
-    structures = in_batches(structure, images, dtype=np.float16)
-    ways = [in_batches(lens, images)]
+    passes = [structure, lens]
     if mirrored and "flip" in symmetry:
-        ways.append(in_batches(lambda batch: lens(mirror(batch)), images))
-    features = np.stack([unit(way) for way in ways])
-    return Look(torch.from_numpy(structures).to(device), torch.from_numpy(features).to(device))
+        passes.append(lambda batch: lens(mirror(batch)))
+    found = []
+    for number, function in enumerate(passes):
+        dtype = np.float32 if number else np.float16
+
+        def told(share: float, number: int = number) -> None:
+            progress((number + share) / len(passes))
+
+        found.append(in_batches(function, images, dtype=dtype, progress=told))
+    features = np.stack([unit(way) for way in found[1:]])
+    return Look(torch.from_numpy(found[0]).to(device), torch.from_numpy(features).to(device))
 
 
 def mirror(images: np.ndarray) -> np.ndarray:
@@ -104,7 +119,11 @@ def unit(features: np.ndarray) -> np.ndarray:
 
 
 def in_batches(
-    function: Callable[[np.ndarray], np.ndarray], images: Images, *, dtype: type = np.float32
+    function: Callable[[np.ndarray], np.ndarray],
+    images: Images,
+    *,
+    dtype: type = np.float32,
+    progress: Progress = lambda share: None,
 ) -> np.ndarray:
     """Return a function of many images, (N, ...) of a dtype, computed a batch at a time."""
     read = images.floats if isinstance(images, Cohort) else images.__getitem__
@@ -115,6 +134,7 @@ def in_batches(
         if found is None:
             found = np.empty((len(images), *few.shape[1:]), dtype)
         found[batch] = few
+        progress(min(1.0, (start + BATCH) / len(images)))
     return found
 
 
@@ -153,7 +173,7 @@ def search(
     among: Mapping[str, np.ndarray],
     *,
     candidates: int,
-    progress: Callable[[float], None] = lambda share: None,
+    progress: Progress = lambda share: None,
 ) -> dict[str, Found]:
     """Find for each query the nearest among parts of the gallery, {name: (N,) bool}.
 
@@ -190,18 +210,20 @@ class _Candidates:
 def _search_batch(few: Look, gallery: Gallery, parts: Parts, candidates: int, progress):
     """Yield {part: {space: row}} of each query."""
     structures, symmetry = few.structures.float(), gallery.symmetry
-    wide = first_look(structures, gallery, parts, WIDER * candidates, progress)
+    first = len(parts.patients) / (len(parts.patients) + CLOSER)  # of all the work
+    wide = first_look(
+        structures, gallery, parts, WIDER * candidates, lambda share: progress(first * share)
+    )
     alike = neighbours.nearest(
         few.features, gallery.look.features[0], parts, count=candidates, people=PATIENTS
     )
     lens = {name: judge_each(found, gallery.patients) for name, found in alike.items()}
     posed = zip(*(templates(structures, grid, symmetry) for grid in (ROUGH, FINE)), strict=True)
-    chosen = [
-        _choose(
-            each, {name: _both(wide[name], alike[name], i) for name in wide}, gallery, candidates
-        )
-        for i, each in enumerate(posed)
-    ]
+    chosen = []
+    for i, each in enumerate(posed):
+        both = {name: _both(wide[name], alike[name], i) for name in wide}
+        chosen.append(_choose(each, both, gallery, candidates))
+        progress(first + (1 - first) * (i + 1) / len(few) / 2)
     bent = _align(structures, chosen, gallery)
     progress(1.0)
     for i, (each, likeness) in enumerate(zip(chosen, bent, strict=True)):
@@ -216,7 +238,7 @@ def first_look(
     gallery: Gallery,
     parts: Parts,
     count: int,
-    progress: Callable[[float], None] = lambda share: None,
+    progress: Progress = lambda share: None,
 ) -> dict[str, Neighbours]:
     """Return the real images whose coarser structure is most like that of images (Q, 64, 64)."""
     windows = templates(structures, ROUGH, "identity")
