@@ -15,7 +15,7 @@ from scipy import stats
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 GENERATORS = {"null", "smooth", "shrunken", "collapsed", "one class"}
-STUDIES = 150
+STUDIES = 120
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +33,14 @@ def benchmark():
 def measured(benchmark, tmp_path_factory):
     """Phantoms of chests, with all that the benchmark measures."""
     effort = benchmark.Effort(
-        patients=60,
-        fresh=40,
-        others=20,
-        copies=44,
+        patients=50,
+        fresh=36,
+        others=14,
+        copies=40,
         divisions=1,
         studies=STUDIES,
         mixes=30,
-        lens=256,
+        lens=128,
     )
     folder = tmp_path_factory.mktemp("chest_xray")
     return benchmark.measure("chest_xray", None, effort, folder, changes=("exact", "combined"))
@@ -55,7 +55,7 @@ def test_it_alarms_at_its_level_at_most_whatever_the_generator(measured):
 
 
 def test_the_gate_s_own_code_says_of_each_generator_what_each_rule_says(measured):
-    """One division, searched in full. The copy rate is no test: of twenty images two that are
+    """One division, searched in full. The copy rate is no test: of fourteen images one that are
     flagged without cause break its bar, so nothing is claimed of that rule here."""
     assert set(measured["gate"]) == GENERATORS
     for kind, outcomes in measured["gate"].items():
@@ -64,19 +64,19 @@ def test_the_gate_s_own_code_says_of_each_generator_what_each_rule_says(measured
         assert sum(outcomes.get(word, 0) for word in ("refused", "inconclusive", "passed")) == 1
 
 
-def test_plain_copies_are_caught_and_more_of_them_more_often(measured):
+def test_plain_copies_are_caught_and_more_of_them_more_often_and_changed_ones_too(measured):
     exact = measured["power"]["exact"]
     hits = [exact[count][0] for count in sorted(exact, key=int)]
     assert hits == sorted(hits)
     assert hits[0] < 0.7 * 30
     assert exact["10"][0] >= 27
-    assert measured["power"]["combined"]["10"][0] <= exact["10"][0]
+    assert measured["power"]["combined"]["10"][0] >= 24
 
 
 @pytest.mark.parametrize("domain", ["fundus", "histology"])
 def test_other_images_alarm_at_its_level_at_most(benchmark, domain, tmp_path):
     """The nulls of the other domains, without copies and divisions."""
-    effort = benchmark.Effort(30, 24, 12, 1, 0, STUDIES, 0, 256)
+    effort = benchmark.Effort(24, 16, 8, 1, 0, STUDIES, 0, 128)
     seen = benchmark.world(domain, None, effort)
     looked = benchmark.look_up(seen, tmp_path, effort, changes=())
     rng = np.random.default_rng(0)
