@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +50,15 @@ Changes = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+class Format(StrEnum):
+    """Shapes of a release's images beside PNG files."""
+
+    parquet = "parquet"
+    webdataset = "webdataset"
+    npz = "npz"
+    dicom = "dicom"
 
 
 def main() -> None:
@@ -476,11 +486,22 @@ def decide(run: RunFolder, json_: AsJson = False) -> None:
 
 
 @app.command()
-def release(run: RunFolder, json_: AsJson = False) -> None:
+def release(
+    run: RunFolder,
+    format_: Annotated[
+        list[Format] | None,
+        typer.Option(
+            "--format",
+            help="Write the images in this shape too, beside card.formats; may be repeated.",
+        ),
+    ] = None,
+    json_: AsJson = False,
+) -> None:
     """Write RUN/release, the one door out; refuses what the gate did not pass as it stands."""
     from . import pipeline
 
-    folder = pipeline.release(pipeline.open_run(run))
+    also = [chosen.value for chosen in format_ or ()]
+    folder = pipeline.release(pipeline.open_run(run), also=also)
     _say(
         {"release": str(folder)},
         json_,

@@ -248,8 +248,11 @@ def require_verdict(run: Run) -> Verdict:
     return verdict
 
 
-def release(run: Run) -> Path:
-    """Write release/, the one door out. Raises RefusedError unless the gate passed as it stands."""
+def release(run: Run, *, also: Sequence[str] = ()) -> Path:
+    """Write release/, the one door out; `also` are formats beside those of the protocol.
+
+    Raises RefusedError unless the gate passed as it stands.
+    """
     from ..release import export
 
     verdict = require_verdict(run)
@@ -267,6 +270,7 @@ def release(run: Run) -> Path:
         verdict=verdict,
         split=read_json(run.folder / "split" / "split.json"),
         models={name: verdict.digests[name] for name in ("autoencoder", "diffusion", "lens")},
+        also=also,
     )
     shutil.rmtree(folder, ignore_errors=True)
     workspace.rename(folder)

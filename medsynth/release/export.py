@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -20,7 +20,10 @@ from ..errors import DataError, RefusedError
 from ..finding import Finding, Verdict, write_findings
 from ..protocol import Protocol, to_yaml
 from ..runtime import digest_bytes, digest_file, digest_files, write_json, write_text
+from . import formats
 from .cards import CardData, card, count_labels
+from .descriptions import croissant, ro_crate
+from .formats import RESERVED_COLUMNS, columns
 from .gate import contradictions, digest_findings
 from .pictures import encode_png
 from .report import PublicReport, public_report
@@ -37,7 +40,15 @@ OWN_FILES = (
 )
 IMAGES, METADATA = "images", "images/metadata.csv"
 FILE_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
-RESERVED_COLUMNS = ("file_name", "id")
+CROISSANT, RO_CRATE = "croissant.json", "ro-crate-metadata.json"
+MEDIA = {
+    ".md": "text/markdown",
+    ".html": "text/html",
+    ".jsonl": "application/jsonl",
+    ".json": "application/json",
+    ".yaml": "application/yaml",
+    ".csv": "text/csv",
+}
 
 
 def write_release(
@@ -49,12 +60,14 @@ def write_release(
     verdict: Verdict,
     split: Mapping[str, Any],
     models: Mapping[str, str],
+    also: Sequence[str] = (),
 ) -> None:
     """Write a release into an empty folder.
 
-    `models` are digests by name. Raises RefusedError, with every reason, where the gate did not
-    pass just this cohort, these findings, this protocol and these models, and where any record
-    is not synthetic or points to a patient; DataError where the folder is not empty.
+    `models` are digests by name; `also` are formats beside those of the protocol. Raises
+    RefusedError, with every reason, where the gate did not pass just this cohort, these findings,
+    this protocol and these models, and where any record is not synthetic or points to a patient;
+    DataError where the folder is not empty.
     """
     reasons = list(_reasons(cohort, protocol, findings, verdict, models))
     if reasons:
@@ -67,6 +80,10 @@ def write_release(
     write_findings(folder / "findings.jsonl", findings.values())
     write_json(folder / "verdict.json", verdict.to_dict())
     _write_pages(folder, cohort, public, findings, verdict, split)
+    made_by = {**models, "protocol": protocol.digest}
+    contents = formats.Contents(cohort, folder / IMAGES, made_by)
+    formats.write(folder, (*protocol.card.formats, *also), contents)
+    _describe(folder, cohort, protocol)
     write_json(
         folder / "manifest.json",
         {
@@ -139,6 +156,9 @@ def _reasons(
 
 
 def _not_synthetic(cohort: Cohort) -> Iterable[str]:
+    canaries = sum(record.origin == "canary" for record in cohort.records)
+    if canaries:
+        yield f"{canaries} of {len(cohort)} records are canaries, which never leave"
     origins = sum(record.origin != "synthetic" for record in cohort.records)
     if origins:
         yield f"{origins} of {len(cohort)} records are not synthetic"
@@ -180,19 +200,29 @@ def _write_images(folder: Path, cohort: Cohort) -> dict[str, str]:
 
 
 def _metadata(cohort: Cohort, images: Iterable[str]) -> str:
-    """Return the table that goes beside the images; the seed stays with the model.
-
-    A label whose name is a column of the table already is written as `label_NAME`.
-    """
-    attributes = sorted({name for record in cohort.records for name in record.labels})
-    columns = [f"label_{name}" if name in RESERVED_COLUMNS else name for name in attributes]
+    """Return the table that goes beside the images; the seed stays with the model."""
+    attributes = columns(cohort)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*RESERVED_COLUMNS, *columns])
+    writer.writerow([*RESERVED_COLUMNS, *attributes])
     for name, record in zip(images, cohort.records, strict=True):
-        labels = [record.labels.get(attribute, "") for attribute in attributes]
+        labels = [record.labels.get(attribute, "") for attribute in attributes.values()]
         writer.writerow([PurePosixPath(name).name, record.id, *labels])
     return text.getvalue()
+
+
+def _describe(folder: Path, cohort: Cohort, protocol: Protocol) -> None:
+    """Write what machines read of the release: croissant.json and ro-crate-metadata.json."""
+    described = croissant(
+        protocol.card,
+        name=protocol.name,
+        columns=(*RESERVED_COLUMNS, *columns(cohort)),
+        metadata_sha256=digest_file(folder / METADATA),
+    )
+    write_json(folder / CROISSANT, described)
+    parts = {f"{path.name}/": "" for path in sorted(folder.iterdir()) if path.is_dir()}
+    files = {name: MEDIA.get(Path(name).suffix, "") for name in (*OWN_FILES, CROISSANT, METADATA)}
+    write_json(folder / RO_CRATE, ro_crate(protocol.card, name=protocol.name, files=files | parts))
 
 
 def _write_pages(

@@ -63,6 +63,7 @@ def verify(folder: Path) -> Verification:
         "manifest.json": partial(_check_manifest, listed, manifest),
         "images": partial(_check_images, folder, manifest),
         METADATA: partial(_check_metadata, folder, manifest),
+        "dicom": partial(_check_dicom, folder),
         "verdict.json": partial(_check_verdict, folder, manifest, verdict),
     }
     for place, check in checks.items():
@@ -176,6 +177,13 @@ def _check_metadata(folder: Path, manifest: dict[str, Any]) -> Iterable[str]:
         yield f"{METADATA}: its {len(rows)} rows are not the images of manifest.json"
     if len({row["id"] for row in rows}) != len(rows):
         yield f"{METADATA}: an id comes twice"
+
+
+def _check_dicom(folder: Path) -> Iterable[str]:
+    from .dicom import check
+
+    for path in sorted((folder / "dicom").glob("*.dcm")):
+        yield from (f"dicom/{path.name}: {fault}" for fault in check(path))
 
 
 # The verdict ------------------------------------------------------------------------------------

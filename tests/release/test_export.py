@@ -26,7 +26,8 @@ ROOT = Path(__file__).parents[2]
 def test_a_release_holds_what_it_says_and_verifies(released, study):
     names = {path.name for path in released.iterdir()}
     assert names == {"images", "README.md", "report.html", "findings.jsonl", "verdict.json",
-                     "protocol.yaml", "manifest.json", "SHA256SUMS"}  # fmt: skip
+                     "protocol.yaml", "manifest.json", "SHA256SUMS", "croissant.json",
+                     "ro-crate-metadata.json"}  # fmt: skip
     assert read_findings(released / "findings.jsonl") == study["findings"]
     assert read_verdict(released / "verdict.json") == study["verdict"]
     assert verify(released).ok
@@ -99,6 +100,7 @@ def test_what_the_gate_did_not_pass_stays(tmp_path, with_findings, changes, why)
     [
         ("origin", "real", "1 of 24 records are not synthetic"),
         ("origin", "canary", "1 of 24 records are not synthetic"),
+        ("origin", "canary", "1 of 24 records are canaries, which never leave"),
         ("origin", "derived", "1 of 24 records are not synthetic"),
         ("patient", "8f14e45f", "1 of 24 records point to a patient"),
         ("source", "c9f0f895", "1 of 24 records point to a source"),
