@@ -15,6 +15,9 @@ ABBREVIATIONS = {
     "p_value": "p-value",
     "auc": "AUC",
     "split_auc": "split AUC",
+    "tpr_1": "found at 1 % false alarms",
+    "tpr_01": "found at 0.1 % false alarms",
+    "pia": "proximal initialisation",
 }
 
 

@@ -58,12 +58,13 @@ Measure = Callable[[Case], Iterable[Finding]]
 
 def measures() -> Mapping[str, Measure]:
     """Return all measures by name; heavy packages are imported only then."""
-    from . import fidelity, memorization, privacy, reconstruction
+    from . import fidelity, memorization, privacy, reconstruction, weights
 
     return {
         "reconstruction": reconstruction.measure,
         "fidelity": fidelity.measure,
         "memorization": memorization.measure,
+        "membership": weights.measure,
         "privacy": privacy.measure,
     }
 

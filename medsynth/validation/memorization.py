@@ -22,7 +22,7 @@ from ..cohort import Cohort
 from ..errors import DataError
 from ..finding import Finding
 from ..runtime import derive_seed
-from . import Case, evidence, power, quarantine, remaining, subgroups, trust
+from . import Case, evidence, nearness, power, quarantine, remaining, subgroups, trust
 from .attack import Attack, Flags, check, run_attack
 from .attribution import attribution_test, rank
 from .statistics import Estimate, at_attempts, bootstrap_mean, clopper_pearson, share_at_attempts
@@ -31,8 +31,8 @@ EXACT = 0.999  # registered correlation from which an image is called the same
 
 
 def measure(case: Case) -> Iterable[Finding]:
-    """Measure memorization; writes neighbours.csv, neighbours.png, subgroups.csv and
-    quarantine.csv into `case.private`.
+    """Measure memorization, and membership as far as images tell; writes neighbours.csv,
+    neighbours.png, subgroups.csv and quarantine.csv into `case.private`.
 
     The tests are on the whole cohort; what the quarantine leaves has findings of its own.
     Raises DataError where there are fewer than two patients a side, or one stands on both.
@@ -52,6 +52,7 @@ def measure(case: Case) -> Iterable[Finding]:
     rate = copy_rate(case, attack, flags, found)
     yield p_value(case, attack, spaces)
     yield from subgroups.measure(case, attack, believed)
+    yield from nearness.measure(case, attack, believed)
     yield rate
     yield exposed_patients(attack, flags)
     yield exact_copies(case, exact)

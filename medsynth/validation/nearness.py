@@ -48,14 +48,11 @@ def distance(case: Case, attack: Attack, believed: Sequence[str]) -> Guess:
     near = attack.synthetic["everyone"].registered
     scores = np.zeros(len(attack.pool.patient_is_train))
     np.maximum.at(scores, near.patient, 1 - near.score)
-    return Guess(
-        "distance",
-        _seen(scores, "registered", believed),
-        _naive(attack),
+    how = (
         "by the synthetic image that is registered to this patient's best and to the next "
-        "patient's worst",
-        NAIVELY,
+        "patient's worst"
     )
+    return _guess("distance", scores, _naive(attack), how, "registered", believed)
 
 
 def density(case: Case, attack: Attack, believed: Sequence[str]) -> Guess:
@@ -70,14 +67,11 @@ def density(case: Case, attack: Attack, believed: Sequence[str]) -> Guess:
     made = torch.from_numpy(search.unit(np.concatenate(ways))).to(real)
     area = kernel_area(real, patients)
     ratio = log_density(real, made, area) - log_density(real, real, area, patients=patients)
-    return Guess(
-        "density",
-        _seen(per_patient(ratio, patients), "lens", believed),
-        _naive(attack),
+    how = (
         "by the densities of synthetic and of other patients' images in the lens's space, summed "
-        "over the patient's images",
-        NAIVELY,
+        "over the patient's images"
     )
+    return _guess("density", per_patient(ratio, patients), _naive(attack), how, "lens", believed)
 
 
 def log_density(
@@ -121,5 +115,10 @@ def _naive(attack: Attack) -> np.ndarray:
     return per_patient(typical, patients)
 
 
-def _seen(scores: np.ndarray, space: str, believed: Sequence[str]) -> np.ndarray:
-    return scores if space in believed else np.full(len(scores), np.nan)
+def _guess(
+    name: str, scores: np.ndarray, naive: np.ndarray, how: str, space: str, believed: Sequence[str]
+) -> Guess:
+    if space not in believed:
+        scores = np.full(len(scores), np.nan)
+        how += f"; left out, for too small a share of planted copies is found in space {space}"
+    return Guess(name, scores, naive, how, NAIVELY)

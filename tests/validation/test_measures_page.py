@@ -30,8 +30,10 @@ def test_every_finding_stands_on_the_page_with_its_direction(findings):
     rows = dict(re.findall(r"^\| `([^`]+)` \|(.*)\|$", PAGE, re.MULTILINE))
     for finding in findings:
         of_change = re.fullmatch(r"(memorization\.(?:recall|smallest_rate)\.)(.+)", finding.name)
-        change = of_change[2] if of_change else finding.name
+        attack = re.fullmatch(r"membership\.(\w+)\.(auc|tpr_1|tpr_01)", finding.name)
+        change = of_change[2] if of_change else attack[1] if attack else finding.name
         name = f"{of_change[1]}<change>" if of_change else finding.name
+        name = f"membership.<attack>.{attack[2]}" if attack else name
         assert finding.direction.removesuffix(" is better") in rows[name], finding.name
         assert change == finding.name or f"`{change}`" in PAGE, finding.name
 

@@ -90,7 +90,8 @@ def test_the_attack_finds_its_planted_copies(measured):
 def test_every_interval_holds_its_value_and_its_method(measured):
     for found in measured.values():
         for finding in (f for name, f in found.items() if name != "folder"):
-            assert finding.low <= finding.value <= finding.high, finding.name
+            blind = finding.name.startswith("membership") and np.isnan(finding.value)
+            assert blind or finding.low <= finding.value <= finding.high, finding.name
             assert finding.n > 0
             assert finding.method
 

@@ -76,6 +76,7 @@ def test_a_space_that_is_not_believed_says_nothing(real, copied, tmp_path):
     case = make_case(tmp_path, *real, copies_of(real[0]))
     half = measured(case, ["registered"])
     assert not half["membership.density.auc"].is_number
+    assert "left out" in half["membership.density.auc"].method
     assert half["membership.distance.auc"] == copied["membership.distance.auc"]
     assert half["membership.p_value"].is_number
     assert "by distance;" in half["membership.p_value"].method
