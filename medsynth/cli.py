@@ -81,8 +81,11 @@ def _complain(message: str) -> None:
 
 
 def _say(result: dict[str, Any], as_json: bool, *lines: str) -> None:
-    """Print a result: as JSON for programs, as sentences for people."""
-    print(json.dumps(result, indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
+    """Print a result: as JSON for programs, as sentences for people; once for all processes."""
+    from .runtime import writes
+
+    if writes():
+        print(json.dumps(result, indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
 
 
 @contextmanager
@@ -111,7 +114,9 @@ def _progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
         TimeRemainingColumn(),
     )
     bars: dict[str, Any] = {}
-    with Progress(*columns, console=Console(stderr=True)) as live:
+    # One step of a long search may take minutes: a shorter memory would know no time left.
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, speed_estimate_period=600) as live:
 
         def report(what: str, share: float) -> None:
             if what not in bars:
@@ -194,25 +199,26 @@ def run_command(
 
 def _end(run: Any, verdict: Any, as_json: bool) -> None:
     """Say what the gate said and where to look; exit 3 unless it passed."""
-    from .runtime import ranks
+    result, lines = _outcome(run, verdict)
+    _say(result, as_json, *lines)
+    _exit(verdict.passed)
 
-    if ranks()[0] == 0:
-        result, lines = _outcome(run, verdict)
-        _say(result, as_json, *lines)
-    if not verdict.passed:
+
+def _exit(passed: bool) -> None:
+    """Exit 3 where the gate did not pass; of several processes only the first, which has said why:
+    torchrun ends all of them as soon as one does."""
+    from .runtime import writes
+
+    if writes() and not passed:
         raise typer.Exit(3)
 
 
 def _end_halves(done: dict[str, tuple[Any, Any]], as_json: bool) -> None:
     """Say what the gate said of both halves; exit 3 unless both passed."""
-    from .runtime import ranks
-
     said = {half: _outcome(run, verdict) for half, (run, verdict) in done.items()}
-    if ranks()[0] == 0:
-        lines = [line for half, (_, told) in said.items() for line in (f"The {half} half:", *told)]
-        _say({half: result for half, (result, _) in said.items()}, as_json, *lines)
-    if not all(verdict.passed for _, verdict in done.values()):
-        raise typer.Exit(3)
+    lines = [line for half, (_, told) in said.items() for line in (f"The {half} half:", *told)]
+    _say({half: result for half, (result, _) in said.items()}, as_json, *lines)
+    _exit(all(verdict.passed for _, verdict in done.values()))
 
 
 def _outcome(run: Any, verdict: Any) -> tuple[dict[str, Any], list[str]]:
@@ -333,6 +339,7 @@ def audit(
     command again goes on where it stopped.
     """
     from . import pipeline
+    from .runtime import writes
 
     folders = pipeline.Folders(train, holdout, synthetic, patients)
     weights = {"lens.weights": str(lens)} if lens else {}
@@ -348,7 +355,7 @@ def audit(
 
     def say(sentence: str) -> None:
         said.append(sentence)
-        if not json_:
+        if writes() and not json_:
             print(sentence)
 
     for sentence in (*guesses, *pipeline.tell_audit(study)):
@@ -370,8 +377,7 @@ def audit(
         f"Report to open:     {run.folder / 'report.html'}",
         f"{run.folder} holds patients' images and the key to their pseudonyms: keep it inside.",
     )
-    if not verdict.passed:
-        raise typer.Exit(3)
+    _exit(verdict.passed)
 
 
 # Stage by stage ---------------------------------------------------------------------------------
@@ -452,8 +458,10 @@ def _show_findings(run: Any, as_json: bool) -> None:
     from rich.table import Table
 
     from . import pipeline
-    from .runtime import without_nan
+    from .runtime import ranks, without_nan
 
+    if ranks()[0] > 0:
+        return
     found = pipeline.findings_of(run)
     if as_json:
         print(json.dumps([without_nan(item.to_dict()) for item in found.values()], indent=2))

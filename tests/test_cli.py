@@ -181,3 +181,4 @@ def test_two_processes_do_the_whole_way_together(tmp_path, protocol_file):
     assert result.returncode in (0, 1), result.stderr[-2000:]  # torchrun turns a refusal into 1
     assert (run / "release").exists() == (verdict["outcome"] == "passed")
     assert not list(run.glob("*.tmp"))
+    assert not (run / "evidence" / "blocks").exists()

@@ -3,8 +3,9 @@
     TRAIN, HOLDOUT, SYNTHETIC -> train/, holdout/, synthetic/ -> overlap/ -> lens/ -> evidence/
         -> verdict.json, report.html
 
-The folders are stages as those of a run are: the same command again goes on. All of it stays
-inside the hospital.
+The folders are stages as those of a run are: the same command again goes on. Several processes
+train the lens and search together; the first one does the rest. All of it stays inside the
+hospital.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from .. import protocol
 from ..cohort import Cohort
 from ..errors import DataError, StageError
-from ..finding import Verdict, read_findings, write_findings
+from ..finding import Verdict, read_findings, read_verdict, write_findings
 from ..protocol import Protocol
 from ..runtime import (
     StageRecord,
@@ -23,8 +24,10 @@ from ..runtime import (
     read_json,
     run_stage,
     verify_stage,
+    wait_for_everyone,
     write_json,
     write_text,
+    writes,
 )
 from .audit_overlap import Sides, find, name_quarantined, read_sides
 from .audit_report import report
@@ -52,7 +55,11 @@ def audit(
     Raises DataError where a patient stands on both real sides, or where too little is left of one
     side to compare with.
     """
-    run = _open(folders, out, study)
+    if writes():
+        _open(folders, out, study)
+    wait_for_everyone()
+    run = Run(out, study)
+    say = say if writes() else lambda sentence: None
     _read(run, folders, say, progress)
     _build(run, "overlap", PARTS, (), lambda folder: find(run, folders, folder))
     for sentence in overlap_sentences(overlap_of(run)):
@@ -65,6 +72,7 @@ def audit(
         ("train", "holdout", "overlap"),
         ("domain", "lens", "seed"),
         lambda folder: make_lens(run, sides.frames(run.protocol.seed), folder, progress),
+        all_ranks=True,
     )
     _build(
         run,
@@ -72,12 +80,15 @@ def audit(
         STAGES[:-1],
         ("domain", "validate", "seed"),
         lambda folder: _validate(run, folders, sides, folder, progress),
+        all_ranks=True,
     )
     for sentence in quarantine_sentences(read_findings(run.folder / "evidence/findings.jsonl")):
         say(sentence)
-    verdict = _decide(run, sides)
-    report(run, sides)
-    return run, verdict
+    if writes():
+        _decide(run, sides)
+        report(run, sides)
+    wait_for_everyone()
+    return run, read_verdict(run.folder / "verdict.json")
 
 
 def overlap_of(run: Run) -> dict:
@@ -85,14 +96,13 @@ def overlap_of(run: Run) -> dict:
     return read_json(run.folder / "overlap" / "overlap.json")
 
 
-def _open(folders: Folders, out: Path, study: Protocol) -> Run:
+def _open(folders: Folders, out: Path, study: Protocol) -> None:
     folders.check()
     folders.check_apart(out)
     if out.exists() and any(out.iterdir()) and not (out / "audit.yaml").exists():
         raise StageError(f"{out.name}/ holds something else already: choose another --out")
     out.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_text(out / "audit.yaml", protocol.to_yaml(study))
-    return Run(out, study)
 
 
 def _build(
@@ -101,6 +111,8 @@ def _build(
     needs: Sequence[str],
     sections: Sequence[str],
     build: Callable[[Path], None],
+    *,
+    all_ranks: bool = False,
 ) -> StageRecord:
     """Build a stage where it is not there or stale; all to its left are fresh by then."""
     return run_stage(
@@ -108,6 +120,7 @@ def _build(
         build,
         inputs={need: read_json(run.folder / need / "stage.json")["digest"] for need in needs},
         settings={section: run.protocol.section(section) for section in sections},
+        all_ranks=all_ranks,
     )
 
 
@@ -175,6 +188,7 @@ def _check(run: Run, sides: Sides) -> None:
 def _validate(run: Run, folders: Folders, sides: Sides, folder: Path, progress: Progress) -> None:
     """Measure all that can be measured from images alone into evidence/findings.jsonl."""
     from ..validation import Case, division, measure_all
+    from ..validation.attack import run_attack
 
     private = folder / "private"
     private.mkdir(exist_ok=True)
@@ -188,16 +202,20 @@ def _validate(run: Run, folders: Folders, sides: Sides, folder: Path, progress: 
         reconstruct=None,
         seed=run.protocol.seed,
         private=private,
+        scratch=folder / "blocks",
         level=level_of_test(run.protocol),
         progress=progress,
     )
+    if not writes():
+        run_attack(case)
+        return
     findings = [*measure_all(case), *division.measure(case), *count_findings(overlap_of(run))]
     name_quarantined(run, folders, sides.synthetic, private)
     write_findings(folder / "findings.jsonl", findings)
 
 
-def _decide(run: Run, sides: Sides) -> Verdict:
-    """Hold the findings against the rules; write and return verdict.json."""
+def _decide(run: Run, sides: Sides) -> None:
+    """Hold the findings against the rules; write verdict.json."""
     from ..data.deidentify import pseudonym, read_or_make_secret
     from ..release import gate
     from ..validation.quarantine import remaining
@@ -221,4 +239,3 @@ def _decide(run: Run, sides: Sides) -> Verdict:
     real = (sides.train, sides.holdout)
     verdict = judge(run, findings, said, bound, generator=generator, real=real)
     write_json(path, verdict.to_dict())
-    return verdict
