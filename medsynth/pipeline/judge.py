@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import budget
 from ..cohort import Cohort
+from ..data.canaries import Canaries
 from ..errors import RefusedError, StageError, StaleError
 from ..finding import Finding, Verdict, read_findings, read_verdict, write_findings
 from ..runtime import (
@@ -58,6 +59,7 @@ def _validate(run: Run, folder: Path, progress: Progress) -> None:
         scratch=folder / "blocks",
         budget=_coverage(run),
         model=open_model(run),
+        canaries=Canaries.read(run.folder / "diffusion"),
         level=level_of_test(run.protocol),
         progress=progress,
     )
@@ -169,7 +171,7 @@ def decide(run: Run) -> Verdict:
     claim = gate.claims(
         read_json(run.folder / "split" / "split.json"),
         domain=run.protocol.domain,
-        privacy=found[1].sentences if found else (),
+        privacy=(*(found[1].sentences if found else ()), *gate.say_canaries(findings)),
     )
     generator = digest_json(
         [digests["autoencoder"], digests["diffusion"], run.protocol.sample.generator]

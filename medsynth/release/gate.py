@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from .. import domains
 from ..finding import Finding, Judgement, Outcome, Verdict
 from ..runtime import digest_json, without_nan
-from .wording import pair, quantity
+from .wording import count, pair, quantity
 
 if TYPE_CHECKING:
     from ..protocol import Rule
@@ -36,6 +36,7 @@ REMEDIES = (
     ("reconstruction", "more held-out patients narrow it"),
 )
 QUARANTINED = "memorization.quarantined"
+CLAIMED, SHOWN = "privacy.epsilon", "canary.epsilon"
 PASS_MEANS = "A pass means: no leakage was found by these tests, with these limits."
 PASS_IS_NOT = (
     "It does not mean that the images are anonymous in the sense of the law: whether they may be "
@@ -72,7 +73,7 @@ def decide(
     if not rules or attempt < 1:
         raise ValueError("expected at least one rule and an attempt counted from 1")
     judgements = tuple(item for rule in rules for item in _judge(rule, findings, attempt))
-    judgements += (*map(_remember, rejected_before), *_nothing_left(findings))
+    judgements += (*map(_remember, rejected_before), *_nothing_left(findings), *_refuted(findings))
     return Verdict(
         outcome=_overall(item.outcome for item in judgements),
         attempt=attempt,
@@ -102,6 +103,18 @@ def _nothing_left(findings: Mapping[str, Finding]) -> Iterable[Judgement]:
     if taken is not None and taken.value >= 1:
         reason = f"{QUARANTINED}: every image was quarantined, so there is nothing to leave."
         yield Judgement(QUARANTINED, "an image must remain", "refused", taken.value, reason)
+
+
+def _refuted(findings: Mapping[str, Finding]) -> Iterable[Judgement]:
+    """Refuse a privacy budget that the canaries show not to have been kept."""
+    shown, claimed = findings.get(SHOWN), findings.get(CLAIMED)
+    if shown is not None and claimed is not None and shown.value > claimed.value:
+        low, high = pair(claimed.value, shown.value)
+        reason = (
+            f"{CLAIMED}: the ledger says {low}, but the canaries show at least {high}: training "
+            f"gives away more than was reckoned, so there is a fault in it and no epsilon holds."
+        )
+        yield Judgement(CLAIMED, "not refuted by canaries", "refused", shown.value, reason)
 
 
 def contradictions(
@@ -301,3 +314,16 @@ def claims(split: Mapping, *, domain: str, privacy: Sequence[str] = ()) -> tuple
     sentences = [PASS_MEANS, PASS_IS_NOT, *privacy, of_split, *caveats, of_half, limits_of_size]
     sentences.append(identity)
     return tuple(sentence for sentence in sentences if sentence)
+
+
+def say_canaries(findings: Mapping[str, Finding]) -> tuple[str, ...]:
+    """Return a sentence on the canaries that were planted and what was found; none without."""
+    shown, right = findings.get(SHOWN), findings.get("canary.right")
+    if shown is None or right is None:
+        return ()
+    return (
+        f"{count(shown.n, 'canary image')} were made up, and a random half of them was trained on "
+        f"beside the patients. Whoever has the weights guesses which with "
+        f"{quantity(right.value, right.unit)} right, where chance has 50 %: that shows an epsilon "
+        f"of at least {quantity(shown.value)}. Canaries are nobody's images, and none is released.",
+    )

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..budget import Coverage
 from ..cohort import Cohort
+from ..data.canaries import Canaries
 from ..domains import Domain
 from ..finding import Finding
 from ..protocol import Validate
@@ -33,8 +34,9 @@ class Case:
     there is none (an audit of somebody else's images). `private` is a folder for pictures and
     tables of single patients, which never leave the hospital. `budget` is what epsilon holds for
     the images; None where none is claimed. `model` is what somebody with the weights could ask;
-    None where there are none. `level` is that of the gate's rule on the cohort's test, of which
-    attempt j gets 1 / 2^j. `progress` is told (what, share).
+    None where there are none. `canaries` were planted for it to learn; None where none were.
+    `level` is that of the gate's rule on the cohort's test, of which attempt j gets 1 / 2^j.
+    `progress` is told (what, share).
     """
 
     settings: Validate
@@ -49,6 +51,7 @@ class Case:
     scratch: Path | None = None
     budget: Coverage | None = None
     model: Model | None = None
+    canaries: Canaries | None = None
     level: float = 0.05
     progress: Callable[[str, float], None] = lambda what, share: None
 
@@ -58,13 +61,14 @@ Measure = Callable[[Case], Iterable[Finding]]
 
 def measures() -> Mapping[str, Measure]:
     """Return all measures by name; heavy packages are imported only then."""
-    from . import fidelity, memorization, privacy, reconstruction, weights
+    from . import canary, fidelity, memorization, privacy, reconstruction, weights
 
     return {
         "reconstruction": reconstruction.measure,
         "fidelity": fidelity.measure,
         "memorization": memorization.measure,
         "membership": weights.measure,
+        "canary": canary.measure,
         "privacy": privacy.measure,
     }
 

@@ -22,7 +22,17 @@ from ..cohort import Cohort
 from ..errors import DataError
 from ..finding import Finding
 from ..runtime import derive_seed
-from . import Case, evidence, nearness, power, quarantine, remaining, subgroups, trust
+from . import (
+    Case,
+    canary_copies,
+    evidence,
+    nearness,
+    power,
+    quarantine,
+    remaining,
+    subgroups,
+    trust,
+)
 from .attack import Attack, Flags, check, run_attack
 from .attribution import attribution_test, rank
 from .statistics import Estimate, at_attempts, bootstrap_mean, clopper_pearson, share_at_attempts
@@ -48,7 +58,8 @@ def measure(case: Case) -> Iterable[Finding]:
     spaces = trust.space_recalls(attack, case.settings)
     believed = trust.believed(spaces, case.settings.least_lens_recall)
     exact = is_exact(case, attack)
-    judged = quarantine.judge_images(case, attack, believed, exact)
+    planted = canary_copies.find(case)
+    judged = quarantine.judge_images(case, attack, believed, exact | planted.taken)
     rate = copy_rate(case, attack, flags, found)
     yield p_value(case, attack, spaces)
     yield from subgroups.measure(case, attack, believed)
@@ -59,6 +70,7 @@ def measure(case: Case) -> Iterable[Finding]:
     yield nearest_similarity(case, attack)
     yield from recall_findings(found)
     yield from power.measure(case, attack, believed, _bounding(case, found))
+    yield from canary_copies.findings(case, planted)
     yield quarantine.finding(judged, case.settings.quarantine)
     yield from remaining.measure(case, attack, judged, exact, rate, believed)
     quarantine.write(case.private, case.synthetic, judged)

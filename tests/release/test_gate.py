@@ -313,3 +313,45 @@ def test_a_cohort_that_was_quarantined_whole_is_refused_whatever_the_rules_say()
     assert "nothing to leave" in verdict.reasons[0]
     assert decide([finding("memorization.quarantined", value=0.99), finding(value=0.0)],
                   at_most(0.5)).passed  # fmt: skip
+
+
+# Canaries -----------------------------------------------------------------------------------------
+
+
+def canary(shown: float, claimed: float) -> list[Finding]:
+    return [finding(), finding("canary.epsilon", shown), finding("privacy.epsilon", claimed)]
+
+
+def test_budget_that_the_canaries_refute_is_refused_whatever_the_rules_say():
+    verdict = decide(canary(2.5, 1.0), at_most(0.5))
+    assert verdict.outcome == "refused"
+    [reason] = verdict.reasons
+    assert "the ledger says 1, but the canaries show at least 2.5" in reason
+
+
+@pytest.mark.parametrize(("shown", "claimed"), [(0.9, 1.0), (1.0, 1.0), (2.5, math.inf)])
+def test_budget_that_the_canaries_leave_standing_is_no_reason(shown, claimed):
+    assert decide(canary(shown, claimed), at_most(0.5)).outcome == "passed"
+
+
+def test_canaries_without_a_budget_refuse_nothing_by_themselves():
+    found = canary(2.5, 1.0)[:2]
+    assert decide(found, at_most(0.5)).outcome == "passed"
+    assert decide(found, at_most(1.0, "canary.epsilon")).outcome == "refused"
+
+
+def test_verdict_that_forgot_the_canaries_contradicts_its_findings():
+    rules = [at_most(0.5)]
+    found = {item.name: item for item in canary(2.5, 1.0)}
+    assert gate.contradictions(decide(finding(), *rules), found, rules)
+    assert not gate.contradictions(decide(list(found.values()), *rules), found, rules)
+
+
+def test_release_says_in_one_sentence_how_many_canaries_there_were_and_what_was_found():
+    found = [finding("canary.epsilon", 1.25, n=100), finding("canary.right", 0.75, unit="share")]
+    [said] = gate.say_canaries({item.name: item for item in found})
+    assert "100 canary images were made up" in said
+    assert "75 % right" in said
+    assert "at least 1.25" in said
+    assert "none is released" in said
+    assert gate.say_canaries({}) == ()

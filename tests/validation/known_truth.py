@@ -13,6 +13,7 @@ from medsynth.data import phantoms
 from medsynth.domains import domain
 from medsynth.protocol import Validate
 from medsynth.validation import Case
+from medsynth.validation.losses import Model
 
 SIZE_PX = 32
 SETTINGS = Validate(permutations=199, bootstrap=100, candidates=8, planted=10, false_alarms=0.05)
@@ -45,6 +46,11 @@ def stand_in_lens(channels: int = 3) -> Callable[[np.ndarray], np.ndarray]:
         return np.tanh(small @ weights).astype(np.float32)
 
     return lens
+
+
+def blind() -> Model:
+    """A model that has learned nothing: it never sees any noise."""
+    return Model(np.copy, lambda x_t, time, labels: 0 * x_t, np.linspace(0.99, 0.01, 100))
 
 
 def make_case(private: Path, train: Cohort, holdout: Cohort, synthetic: Cohort, **changes) -> Case:

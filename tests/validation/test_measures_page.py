@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-from known_truth import SETTINGS, cohort, make_case
+from known_truth import SETTINGS, SIZE_PX, blind, cohort, make_case
 
 from medsynth.budget import Coverage
+from medsynth.data import canaries
 from medsynth.validation import measures
 
 PAGE = (Path(__file__).parents[2] / "docs" / "measures.md").read_text()
@@ -21,6 +22,8 @@ def findings(tmp_path_factory):
         cohort(range(200, 212), origin="synthetic"),
         reconstruct=lambda images: images * 0.9,
         budget=Coverage(3.0, 1e-5, 12, (), "accounted"),
+        model=blind(),
+        canaries=canaries.make(20, domain="fundus", size_px=SIZE_PX, bits=8, seed=1),
         settings=SETTINGS.model_copy(update={"candidates": 4}),
     )
     return [finding for measure in measures().values() for finding in measure(case)]
