@@ -19,8 +19,8 @@ from .losses import Labels, Model, latent_losses, predict_noise
 from .membership import Guess, findings, per_patient, tested
 
 IMAGES = 1000  # a side, where the protocol does not say
-LEVELS = (0.02, 0.13, 0.21, 0.43, 0.63)  # shares of noise in the variance of a noised image
-PROXIMAL = (0.32, 0.43, 0.63)
+LEVELS = (0.06, 0.32, 0.63)  # shares of noise in the variance of a noised image
+PROXIMAL = (0.43,)
 TINY = 1e-12
 NAIVELY = "how smooth a patient's images are"
 
