@@ -47,8 +47,9 @@ class Ledger:
     """All that a model's epsilon follows from, and the epsilon.
 
     `trainings` are those of the run that came before, and the model's own last. `patients` are
-    the training patients, `batch` the expected number of them a step, `largest_error` what the
-    self-test of the gradients found (relative), `budget` the epsilon that was allowed.
+    the training patients, with the canaries that were trained on, `batch` the expected number of
+    them a step, `largest_error` what the self-test of the gradients found (relative), `budget` the
+    epsilon that was allowed.
     """
 
     trainings: tuple[Training, ...]

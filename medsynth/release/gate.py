@@ -34,6 +34,7 @@ REMEDIES = (
     ("memorization", "more synthetic images (sample.images) or held-out patients narrow it"),
     ("fidelity", "more synthetic images (sample.images) or held-out patients narrow it"),
     ("reconstruction", "more held-out patients narrow it"),
+    ("canary", "more canaries (diffusion.canaries.count) narrow it"),
 )
 QUARANTINED = "memorization.quarantined"
 CLAIMED, SHOWN = "privacy.epsilon", "canary.epsilon"
