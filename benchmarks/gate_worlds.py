@@ -227,7 +227,7 @@ def _lens(pool: Cohort, symmetry: Symmetry, effort: Effort, folder: Path) -> Fea
         training = {"images": effort.lens, "batch": 64, "learning_rate": 2e-3, "warmup_images": 500}
         settings = protocol.Lens(width=16, features=64, training=training)
         frames = Frames(pool, np.arange(len(pool)))
-        fit_lens(frames, settings, symmetry=symmetry, seed=0, folder=folder, device="cpu")
+        fit_lens(frames, settings, seed=0, folder=folder, device="cpu")
     return features(Lens.load(folder / "lens.safetensors"), device="cpu")
 
 

@@ -75,7 +75,6 @@ def make_lens(run: Run, frames: Frames, folder: Path, progress: Progress) -> Non
     fit_lens(
         frames,
         settings,
-        symmetry=run.domain.symmetries,
         seed=run.protocol.seed,
         folder=folder,
         device=choose_device(),

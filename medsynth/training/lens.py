@@ -2,6 +2,7 @@
 
 Training and held-out patients alike, with no label of which is which: a lens that had seen only
 one side would treat that side differently, and its evidence would be worth nothing.
+How it may be mirrored, turned or cropped is not learnt: the search shows the lens all of these.
 Source: Chen et al., arXiv 2002.05709.
 """
 
@@ -14,7 +15,6 @@ import torch.nn.functional as F
 
 from .. import protocol
 from ..data.loader import Frames, draw
-from ..domains import Symmetry
 from ..models.lens import Lens
 from ..runtime import derive_seed, writes
 from .augment import disguise
@@ -41,7 +41,6 @@ def fit_lens(
     frames: Frames,
     settings: protocol.Lens,
     *,
-    symmetry: Symmetry,
     seed: int,
     folder: Path,
     device: str,
@@ -70,7 +69,7 @@ def fit_lens(
 
     def loss(modules: Modules, drawn):
         real, who = drawn
-        views = disguise(torch.cat([real, real]), symmetry)
+        views = disguise(torch.cat([real, real]))
         first, second = modules["lens"](views).float().chunk(2)
         value = contrast(first, second, who)
         return value, {"loss": value.detach()}

@@ -35,8 +35,9 @@ class Nearest:
 @dataclass(frozen=True)
 class Found:
     """The nearest in each space, a way of measuring likeness: "registered" (structure, laid over
-    each other as well as can be) is always there and is what flags an image, "lens" goes by
-    features. The similarity of "registered" is the one before anything is bent.
+    each other as well as can be) is always there and is what flags an image; "lens" goes by
+    features of whole images, "local" by those of windows of them. The similarity of "registered"
+    is the one before anything is bent.
     """
 
     spaces: Mapping[str, Nearest]

@@ -90,10 +90,15 @@ class Parts:
     """
 
     def __init__(self, patients: torch.Tensor, among: Mapping[str, torch.Tensor]):
-        self.patients, self.names = patients, tuple(among)
+        self.patients, self.among, self.names = patients, among, tuple(among)
         codes = sum(mask.long() << place for place, mask in enumerate(among.values()))
         self.kinds = [kind for kind in torch.unique(codes).tolist() if kind]
         self.cells = [(codes == kind).nonzero()[:, 0] for kind in self.kinds]
+
+    def repeated(self, times: int) -> Parts:
+        """Return the parts of a gallery that has so many rows of each image, in turn."""
+        masks = {name: mask.repeat_interleave(times) for name, mask in self.among.items()}
+        return Parts(self.patients.repeat_interleave(times), masks)
 
     def of(self, name: str) -> list[int]:
         """Return the numbers of the cells of a part."""

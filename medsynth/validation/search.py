@@ -2,16 +2,17 @@
 
 Ways of likeness, each a space of its own: registered structure, found by a look at every place of
 every real image, a closer one at the best of them, finer poses at the candidates, and at last the
-few best laid over the image and bent; and the cosine between features of the lens. Real images are
-gone through a block at a time, so that memory grows with their number only by what describes them.
-Nothing here knows which real image was trained on: real images come in random order, so that a tie
-falls on either side alike.
+few best laid over the image and bent; the cosine between whitened features of the lens, of whole
+images; and the best such cosine of their windows. Real images are gone through a block at a time,
+so that memory grows with their number only by what describes them. Nothing here knows which real
+image was trained on: real images come in random order, so that a tie falls on either side alike.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from .registration import (
     to_norms,
     window_energy,
 )
+from .windows import MIDDLE, PARTS, WHOLE, Shown, seen_by, views
 
 Images = np.ndarray | Cohort
 Lens = Callable[[np.ndarray], np.ndarray]
@@ -50,26 +52,33 @@ Progress = Callable[[float], None]
 @dataclass(frozen=True)
 class Look:
     """Images as the search sees them: structures (N, 64, 64) float16, whose rounding is far below
-    what tells images apart, and lens features (V, N, D) float32 of length 1, V ways of mirroring.
+    what tells images apart, and lens features of length 1, float32, of images shown in V ways
+    (V, N, D) and of W windows of them (W, N, D).
     """
 
     structures: torch.Tensor
     features: torch.Tensor
+    windows: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.structures)
+
+    def few(self, chosen: slice) -> Look:
+        """Return some of the images."""
+        return Look(self.structures[chosen], self.features[:, chosen], self.windows[:, chosen])
 
 
 @dataclass(frozen=True)
 class Gallery:
     """Real images to be searched, in random order; `patients` are (N,) numbers, `norms` and `floor`
-    what their windows are measured by."""
+    what their windows are measured by. `shown` is what the lens sees of them."""
 
     look: Look
     patients: torch.Tensor
     norms: torch.Tensor
     floor: float
     symmetry: Symmetry
+    shown: Shown
 
 
 def look(
@@ -83,11 +92,14 @@ def look(
 ) -> Look:
     """Look at images: (N, C, H, W) in [-1, 1], or a cohort, which is read a batch at a time.
 
-    `mirrored` adds the mirror images for the lens, where the domain has mirrored copies.
+    `mirrored` is for images to be looked up: the lens is shown them in every way of the symmetry,
+    and the middle of each. Without, it is shown real images as they are, and PARTS of them.
     """
-    passes = [structure, lens]
-    if mirrored and "flip" in symmetry:
-        passes.append(lambda batch: lens(mirror(batch)))
+    ways = range(len(views(np.zeros((1, 1, 1, 1)), symmetry)) if mirrored else 1)
+    poses = (MIDDLE,) if mirrored else PARTS
+    passes = [structure]
+    passes += [functools.partial(seen_by, lens, symmetry, way, WHOLE) for way in ways]
+    passes += [functools.partial(seen_by, lens, symmetry, way, p) for way in ways for p in poses]
     found = []
     for number, function in enumerate(passes):
         dtype = np.float32 if number else np.float16
@@ -96,21 +108,14 @@ def look(
             progress((number + share) / len(passes))
 
         found.append(in_batches(function, images, dtype=dtype, progress=told))
-    features = np.stack([unit(way) for way in found[1:]])
-    return Look(torch.from_numpy(found[0]).to(device), torch.from_numpy(features).to(device))
+    features = torch.from_numpy(np.stack([unit(way) for way in found[1:]])).to(device)
+    structures = torch.from_numpy(found[0]).to(device)
+    return Look(structures, features[: len(ways)], features[len(ways) :])
 
 
 def mirror(images: np.ndarray) -> np.ndarray:
     """Mirror (N, C, H, W) images left and right."""
     return np.ascontiguousarray(images[..., ::-1])
-
-
-def views(images: np.ndarray, symmetry: Symmetry) -> list[np.ndarray]:
-    """Return (N, C, H, W) images in every way of a symmetry, the first as they are."""
-    turns = range(4) if "rotations" in symmetry else range(1)
-    ways = [np.rot90(images, turn, axes=(2, 3)) for turn in turns]
-    ways += [mirror(way) for way in ways] if "flip" in symmetry else []
-    return [np.ascontiguousarray(way) for way in ways]
 
 
 def unit(features: np.ndarray) -> np.ndarray:
@@ -141,8 +146,11 @@ def in_batches(
 def join(first: Look, second: Look, order: np.ndarray) -> Look:
     """Put two sets of images together, in a new order."""
     chosen = torch.from_numpy(order).to(first.structures.device)
-    features = [_mixed(*ways, chosen) for ways in zip(first.features, second.features, strict=True)]
-    return Look(_mixed(first.structures, second.structures, chosen), torch.stack(features))
+    features, windows = (
+        torch.stack([_mixed(*ways, chosen) for ways in zip(a, b, strict=True)])
+        for a, b in ((first.features, second.features), (first.windows, second.windows))
+    )
+    return Look(_mixed(first.structures, second.structures, chosen), features, windows)
 
 
 def _mixed(first: torch.Tensor, second: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
@@ -164,7 +172,9 @@ def build(seen: Look, patients: np.ndarray, symmetry: Symmetry) -> Gallery:
         heard += coarse.energy(small, ROUGH.window_px, RADIUS) * len(few) / len(seen)
     floor = 0.05 * heard + 1e-6
     numbers = torch.from_numpy(np.asarray(patients, np.int64)).to(seen.structures.device)
-    return Gallery(seen, numbers, to_norms(torch.cat(energies)), floor, symmetry)
+    shown = Shown.of(seen.features[0], seen.windows)
+    seen = replace(seen, windows=seen.windows[:0])  # what is whitened is enough
+    return Gallery(seen, numbers, to_norms(torch.cat(energies)), floor, symmetry, shown)
 
 
 def search(
@@ -185,7 +195,7 @@ def search(
     rows: dict[str, list[dict[str, Row]]] = {name: [] for name in masks}
     for start in range(0, len(queries), BATCH):
         chosen = slice(start, start + BATCH)
-        few = Look(queries.structures[chosen], queries.features[:, chosen])
+        few = queries.few(chosen)
 
         def told(share: float, start: int = start, count: int = len(few)) -> None:
             progress((start + share * count) / len(queries))
@@ -214,21 +224,25 @@ def _search_batch(few: Look, gallery: Gallery, parts: Parts, candidates: int, pr
     wide = first_look(
         structures, gallery, parts, WIDER * candidates, lambda share: progress(first * share)
     )
-    alike = neighbours.nearest(
-        few.features, gallery.look.features[0], parts, count=candidates, people=PATIENTS
-    )
-    lens = {name: judge_each(found, gallery.patients) for name, found in alike.items()}
+    by_lens = gallery.shown.nearest(few.features, few.windows, parts, count=candidates)
+    rows = {
+        space: {name: judge_each(found, gallery.patients) for name, found in near.items()}
+        for space, near in by_lens.items()
+    }
     posed = zip(*(templates(structures, grid, symmetry) for grid in (ROUGH, FINE)), strict=True)
     chosen = []
     for i, each in enumerate(posed):
-        both = {name: _both(wide[name], alike[name], i) for name in wide}
+        both = {name: _both(wide[name], by_lens["local"][name], i) for name in wide}
         chosen.append(_choose(each, both, gallery, candidates))
         progress(first + (1 - first) * (i + 1) / len(few) / 2)
     bent = _align(structures, chosen, gallery)
     progress(1.0)
     for i, (each, likeness) in enumerate(zip(chosen, bent, strict=True)):
         yield {
-            name: {"registered": _judge(each, own, likeness, gallery), "lens": lens[name][i]}
+            name: {
+                "registered": _judge(each, own, likeness, gallery),
+                **{space: found[name][i] for space, found in rows.items()},
+            }
             for name, own in each.parts.items()
         }
 

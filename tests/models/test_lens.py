@@ -1,6 +1,9 @@
+import json
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from medsynth.errors import DataError
 from medsynth.models.lens import Lens, features, open_weights
@@ -58,3 +61,23 @@ def test_other_files_are_refused(tmp_path, name):
     sha256 = digest_file(path) if path.exists() else "0" * 64
     with pytest.raises(DataError, match=r"expected a \.safetensors or \.pt2|does not exist"):
         open_weights(path, sha256)
+
+
+def test_a_lens_that_an_older_version_trained_still_opens(tmp_path):
+    torch.manual_seed(0)
+    older = Lens(channels=1, width=8, features=16, places=0).eval()
+    del older.config["places"]  # it was not written
+    path = tmp_path / "lens.safetensors"
+    save = {key: value.contiguous() for key, value in older.state_dict().items()}
+    save_file(save, path, metadata={"medsynth_lens": json.dumps(older.config)})
+    again = features(Lens.load(path), device="cpu")(images())
+    maps = older.body(torch.from_numpy(images()))
+    pooled = older.out(torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1))
+    expected = torch.nn.functional.normalize(pooled, dim=1).detach().numpy()
+    np.testing.assert_allclose(again, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [32, 64, 72])
+def test_a_lens_takes_images_of_any_size(size):
+    rows = lens()(torch.zeros(2, 1, size, size))
+    assert rows.shape == (2, 16)

@@ -50,7 +50,7 @@ def assert_counted_once(asked: Counter) -> None:
 def test_the_lens_sees_linked_images_once_a_pass(tmp_path):
     frames = watched()
     settings = protocol.Lens(width=8, features=16, training=TRAINING)
-    fit_lens(frames, settings, symmetry="identity", seed=0, folder=tmp_path, device="cpu")
+    fit_lens(frames, settings, seed=0, folder=tmp_path, device="cpu")
     assert_counted_once(frames.asked)
 
 

@@ -1,14 +1,24 @@
+import io
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from medsynth import protocol
 from medsynth.cohort import Cohort, Record
 from medsynth.data.loader import Frames
 from medsynth.models.autoencoder import Autoencoder
 from medsynth.models.diffusion import Schedule
-from medsynth.training.augment import disguise, flip_and_turn, move, views_of
+from medsynth.training.augment import (
+    compress,
+    disguise,
+    flip_and_turn,
+    move,
+    soften,
+    views_of,
+)
 from medsynth.training.autoencoder import ReconstructionLoss, fit_autoencoder, kl_divergence
 from medsynth.training.diffusion import denoising_loss, encode_views
 from medsynth.training.lens import contrast
@@ -88,9 +98,47 @@ def test_moving_by_nothing_changes_nothing():
     torch.testing.assert_close(move(images, zoom=1.0, degrees=0.0, shift=0.0), images)
 
 
+def test_bending_moves_as_far_as_it_says_and_smoothly():
+    torch.manual_seed(0)
+    ramp = torch.linspace(-1, 1, 64).expand(300, 1, 64, 64)
+    still = {"zoom": 1.0, "degrees": 0.0, "shift": 0.0}
+    moved = (move(ramp, **still, bend=0.02) - ramp)[:, 0, 8:-8, 8:-8]
+    far = moved.square().mean((1, 2)).sqrt() / 2  # white to black is 2, a side is 1
+    assert 0.005 < far.mean() < 0.015  # the share is drawn from 0 to 0.02
+    assert far.max() < 0.03
+    assert moved.diff(dim=2).abs().mean() < 0.25 * moved.abs().mean()
+
+
+def test_softening_is_a_binomial_blur_of_every_second_image():
+    torch.manual_seed(0)
+    image = torch.zeros(1, 1, 7, 7)
+    image[0, 0, 3, 3] = 16.0
+    made = soften(image.repeat(200, 1, 1, 1))[:, 0]
+    kernel = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]])
+    changed = (made != image[0]).any(1).any(1)
+    assert 70 < changed.sum() < 130
+    assert (made[changed][:, 2:5, 2:5] == kernel).all()
+    torch.testing.assert_close(soften(torch.ones(9, 2, 5, 5)), torch.ones(9, 2, 5, 5))
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (20, 28)])
+def test_compressing_rounds_as_jpeg_does(height, width):
+    torch.manual_seed(0)
+    rows, columns = torch.arange(height)[:, None] / 5, torch.arange(width)[None] / 3
+    image = (rows.sin() * columns.cos() * 0.7 + 0.2 * torch.randn(height, width)).clamp(-1, 1)
+    made = compress(image.repeat(20, 1, 1, 1), worst=30, best=30)[:, 0]
+    changed = made[(made != image).any(1).any(1)]
+    buffer = io.BytesIO()
+    grey = ((image + 1) * 127.5).round().byte().numpy()
+    Image.fromarray(grey).save(buffer, "JPEG", quality=30)
+    jpeg = torch.from_numpy(np.asarray(Image.open(buffer), np.float32) / 127.5 - 1)
+    assert 3 < len(changed) < 17
+    assert (changed[0] - jpeg).abs().mean() < 0.15 * (image - jpeg).abs().mean()
+
+
 def test_disguise_keeps_range_and_shape():
     images = torch.rand(8, 3, 32, 32) * 2 - 1
-    made = disguise(images, "flips and rotations")
+    made = disguise(images)
     assert made.shape == images.shape
     assert made.min() >= -1
     assert made.max() <= 1
