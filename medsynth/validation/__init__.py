@@ -61,12 +61,13 @@ Measure = Callable[[Case], Iterable[Finding]]
 
 def measures() -> Mapping[str, Measure]:
     """Return all measures by name; heavy packages are imported only then."""
-    from . import canary, fidelity, memorization, privacy, reconstruction, weights
+    from . import canary, fidelity, identity, memorization, privacy, reconstruction, weights
 
     return {
         "reconstruction": reconstruction.measure,
         "fidelity": fidelity.measure,
         "memorization": memorization.measure,
+        "identity": identity.measure,
         "membership": weights.measure,
         "canary": canary.measure,
         "privacy": privacy.measure,

@@ -30,6 +30,7 @@ from . import (
     power,
     quarantine,
     remaining,
+    same_patient,
     subgroups,
     trust,
 )
@@ -69,6 +70,7 @@ def measure(case: Case) -> Iterable[Finding]:
     yield exact_copies(case, exact)
     yield nearest_similarity(case, attack)
     yield from recall_findings(found)
+    yield same_patient.measure(case, attack)
     yield from power.measure(case, attack, believed, _bounding(case, found))
     yield from canary_copies.findings(case, planted)
     yield quarantine.finding(judged, case.settings.quarantine)
