@@ -293,6 +293,25 @@ class Private(Section):
     """How epsilon is reckoned; prv is tighter."""
 
 
+class Choose(Section):
+    """Which of the denoiser's weights are taken: of several kept on the way, the last ones before
+    it copies, found by drawing images from each and holding them against training and validation
+    patients. Held-out patients have no part in it."""
+
+    checkpoints: Annotated[int, Field(ge=2, le=100)] = 8
+    """So many weights are kept, evenly spaced over training, the last ones among them."""
+    images: Annotated[int, Field(ge=20)] = 200
+    """Images drawn from each, with the same seeds; they are thrown away."""
+    steps: Annotated[int, Field(ge=1)] = 20
+    """DDIM steps of these images; guidance, eta and labels are those of sample."""
+    false_alarms: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
+    """An image is flagged where it is nearer to one training patient than all but this share of
+    the validation patients are."""
+    level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """Weights are taken to copy where so many flagged images have at most this probability by
+    chance (exact test)."""
+
+
 class Canaries(Section):
     """Made-up images of which a random half is trained on beside the patients, to bound from below
     what the denoiser gives away of anybody; docs/measures.md says how."""
@@ -331,12 +350,23 @@ class Diffusion(Section):
     """Decay of the weights' moving average, a step; 0 switches it off."""
     private: Private | None = None
     """A privacy budget; null trains without one."""
+    choose: Choose | None = None
+    """Take the last weights before copying sets in; null takes those at the end."""
     canaries: Canaries | None = None
     """Canaries for an audit; null plants none."""
     training: Optimiser = Optimiser(
         images=3_200_000, batch=32, learning_rate=1e-4, warmup_images=10_000, weight_decay=0.01
     )
     """How it is trained."""
+
+    @model_validator(mode="after")
+    def _choice_is_not_free(self) -> Diffusion:
+        if self.private is not None and self.choose is not None:
+            raise ValueError(
+                "choose looks at training and validation patients without noise, which no privacy "
+                "budget covers: with private it must be null"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> Diffusion:

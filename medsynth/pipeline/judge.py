@@ -25,6 +25,7 @@ from ..runtime import (
     write_json,
     writes,
 )
+from . import choice
 from .run import PLANS, Progress, Run, level_of_test, open_autoencoder, parts_of, silent
 
 if TYPE_CHECKING:
@@ -177,6 +178,7 @@ def decide(run: Run) -> Verdict:
         [digests["autoencoder"], digests["diffusion"], run.protocol.sample.generator]
     )
     real = [Cohort.read(run.folder / "intake")]
+    claim += choice.said(run)
     verdict = judge(run, findings, claim, digests, generator=generator, real=real)
     write_json(path, verdict.to_dict())
     return verdict

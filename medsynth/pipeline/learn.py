@@ -21,6 +21,7 @@ from ..runtime import (
     writes,
 )
 from ..vocabulary import Vocabulary
+from . import choice
 from .autoencoder import fit_autoencoder
 from .run import Progress, Run, open_autoencoder, parts_of, silent
 
@@ -29,6 +30,8 @@ def fit(run: Run, progress: Progress = silent) -> None:
     """Train the lens, the autoencoder and the denoiser, each into a folder of its own."""
     if run.protocol.diffusion.private is not None:
         _check_budget(run)
+    if run.protocol.diffusion.choose is not None:
+        choice.check_possible(run)
     run.build("lens", lambda folder: _fit_lens(run, folder, progress), all_ranks=True)
     run.build("autoencoder", lambda folder: fit_autoencoder(run, folder, progress), all_ranks=True)
     run.build("diffusion", lambda folder: _fit_diffusion(run, folder, progress), all_ranks=True)
@@ -100,7 +103,7 @@ def _fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
         autoencoder, learned, run.domain.augmentations, cache / "train.npy", device
     )
     held_latents = encode_views(autoencoder, held, "identity", cache / "held.npy", device)[0]
-    fit_diffusion(
+    denoiser = fit_diffusion(
         latents,
         _conditions_of_views(run, learned, vocabulary),
         (held_latents, encode_conditions(vocabulary, _known(held.labels, vocabulary))),
@@ -115,6 +118,9 @@ def _fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
         account=run.folder / "spent.json",
         progress=progress,
     )
+    if run.protocol.diffusion.choose is not None:
+        study = choice.Study(run, folder, train, held, autoencoder, vocabulary, device)
+        choice.choose(study, denoiser, progress)
 
 
 def _with_canaries(run: Run, train: Frames, folder: Path) -> Frames | canaries.Joined:

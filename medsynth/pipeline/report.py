@@ -11,6 +11,7 @@ from ..cohort import Cohort
 from ..finding import read_verdict
 from ..pictures import grid_png
 from ..runtime import derive_seed, read_json, read_jsonl, write_text
+from . import choice
 from .judge import findings_of
 from .run import Run, parts_of
 
@@ -57,7 +58,7 @@ def report(run: Run) -> Path:
             findings=findings_of(run),
             split=read_json(run.folder / "split" / "split.json"),
             panels=[*_beside_each_other(run), *private_pictures(run)],
-            curves=curves_of(run),
+            curves=[*choice.curves(run), *curves_of(run)],
         )
     )
     path = run.folder / "report.html"

@@ -78,12 +78,15 @@ class Run:
 
     def settings(self, stage: str) -> dict[str, Any]:
         """Return what of the protocol a stage depends on: its sections, for a private denoiser the
-        labels that it is to know, and for the evidence the level of the test whose power it tells,
-        where that is not the usual one."""
+        labels that it is to know, for one that is chosen by its images how they are drawn, and for
+        the evidence the level of the test whose power it tells, where that is not the usual one."""
         settings = {name: _set(self.protocol.section(name)) for name in PLANS[stage].sections}
         if stage == "diffusion" and self.protocol.diffusion.private is not None:
             shares = self.protocol.sample.labels
             settings["labels"] = {name: sorted(shares[name]) for name in sorted(shares)}
+        if stage == "diffusion" and self.protocol.diffusion.choose is not None:
+            drawn = self.protocol.section("sample")
+            settings["drawn"] = {name: drawn[name] for name in ("guidance", "eta", "labels")}
         if stage == "evidence" and level_of_test(self.protocol) != LEVEL:
             settings["level"] = level_of_test(self.protocol)
         return settings

@@ -24,11 +24,13 @@ LOG_FROM = 50  # a curve that spans more than this is drawn on a logarithmic axi
 
 @dataclass(frozen=True)
 class Curve:
-    """Numbers over training: `series` is {name: [(images seen, value), ...]}, `unit` labels y."""
+    """Numbers over training: `series` is {name: [(images seen, value), ...]}, `unit` labels y and
+    `taken` is where the weights come from that were taken; None where that is the end."""
 
     title: str
     unit: str
     series: Mapping[str, Sequence[tuple[float, float]]]
+    taken: float | None = None
 
 
 # Intervals --------------------------------------------------------------------------------------
@@ -126,6 +128,8 @@ def curve_svg(curve: Curve) -> str:
     parts += [
         _x_tick(value, to_x(value)) for value in _ticks(0.0, max(*xs, 1.0)) if value <= max(xs)
     ]
+    if curve.taken is not None:
+        parts.append(_taken(to_x(curve.taken)))
     ends = _spread([to_y(points[-1][1]) for points in series.values()])
     for i, (name, points) in enumerate(series.items()):
         parts.append(_line(name, [(to_x(x), to_y(y)) for x, y in points], ends[i], i))
@@ -178,6 +182,13 @@ def _y_tick(value: float, y: float) -> str:
 
 def _x_tick(value: float, x: float) -> str:
     return f'<text x="{x:.1f}" y="{HEIGHT - 12}" text-anchor="middle">{_short(value)}</text>'
+
+
+def _taken(x: float) -> str:
+    return (
+        f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+        f'<text x="{x:.1f}" y="{TOP - 3}" text-anchor="middle">taken</text>'
+    )
 
 
 def _short(value: float) -> str:

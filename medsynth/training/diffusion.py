@@ -142,6 +142,7 @@ def fit_diffusion(
         ema=("denoiser", settings.ema) if settings.ema else None,
         validate=validate,
         preview=preview,
+        keep=0 if settings.choose is None else settings.choose.checkpoints,
     )
     if settings.private is not None:
         from .private import make_private

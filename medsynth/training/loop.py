@@ -26,6 +26,7 @@ from torch import nn
 from ..errors import StageError
 from ..protocol import Optimiser
 from ..runtime import append_jsonl, choose_device, derive_seed, read_json, read_jsonl, write_json
+from . import checkpoints
 
 SAVES = 25  # a run is saved so many times, and at least every SAVE_IMAGES images
 SAVE_IMAGES = 100_000
@@ -60,7 +61,8 @@ class Task:
     the player whose weights are averaged with decay `ema`. `validate(modules)` returns numbers
     for the log and `preview(modules, path)` writes a picture; both see the averaged weights.
     `step(task, state)` takes the place of the usual step, in full precision; it must advance the
-    state and returns numbers for the log.
+    state and returns numbers for the log. `keep` weights are kept on the way, evenly spaced and
+    the last ones among them; 0 keeps none (see checkpoints.py).
     """
 
     name: str
@@ -73,6 +75,7 @@ class Task:
     validate: Callable[[Modules], dict[str, float]] | None = None
     preview: Callable[[Modules, Path], None] | None = None
     step: Callable[[Task, State], dict[str, torch.Tensor]] | None = None
+    keep: int = 0
 
 
 def learning_rate(settings: Optimiser) -> Callable[[int], float]:
@@ -144,6 +147,8 @@ def _log(task: Task, state: State, logs: Mapping[str, torch.Tensor]) -> None:
         if state.accelerator.is_main_process:
             append_jsonl(state.folder / "log.jsonl", row)
         _stop_if_lost(task, row)
+    if task.keep and (state.passed(task.images / task.keep) or last):
+        state.keep()  # before it is saved: what training goes on from has its checkpoints
     if state.passed(min(SAVE_IMAGES, task.images / SAVES)) or last:
         state.save()
 
@@ -234,6 +239,14 @@ class State:
         return {name: module.cpu() for name, module in plain.items()}
 
     # Saving ---------------------------------------------------------------------------------
+
+    def keep(self) -> None:
+        """Keep the weights as they are now, averaged ones where the task averages."""
+        if self.accelerator.is_main_process:
+            checkpoints.keep(self.folder, self.seen, self.evaluated())
+        for module in self.modules.values():
+            module.train()
+        self.accelerator.wait_for_everyone()
 
     def save(self) -> None:
         """Write the whole state beside the last one, then drop the last one."""

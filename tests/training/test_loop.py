@@ -8,7 +8,8 @@ from torch import nn
 from medsynth.data.loader import draw
 from medsynth.errors import StageError
 from medsynth.protocol import Optimiser
-from medsynth.runtime import digest_bytes, read_jsonl
+from medsynth.runtime import digest_bytes, digest_files, read_jsonl
+from medsynth.training import checkpoints
 from medsynth.training.loop import Player, Task, learning_rate, train
 
 SETTINGS = Optimiser(images=400, batch=10, learning_rate=1e-2, warmup_images=50)
@@ -125,6 +126,42 @@ def test_averaged_weights_are_the_ones_that_come_out(tmp_path):
     averaged = train(line_task(), tmp_path / "b")["net"]
     for expected, found in zip(mean, averaged.parameters(), strict=True):
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_kept_weights_are_those_that_a_training_that_ends_there_has(tmp_path):
+    """The oracle: constant rates, and a training of its own up to each moment."""
+    rate = SETTINGS.model_copy(update={"decay": "constant", "warmup_images": 0})
+
+    def task(images: int, keep: int = 0) -> Task:
+        player = replace(line_task().players["net"], learning_rate=learning_rate(rate))
+        return line_task(images=images, keep=keep, players={"net": player})
+
+    (tmp_path / "whole").mkdir()
+    last = train(task(400, keep=4), tmp_path / "whole")["net"]
+    kept = checkpoints.kept(tmp_path / "whole")
+    assert list(kept) == [100, 200, 300, 400]
+    for seen, path in kept.items():
+        (tmp_path / str(seen)).mkdir()
+        expected = train(task(seen), tmp_path / str(seen))["net"]
+        checkpoints.restore(last, path, "net")
+        assert weights(last) == weights(expected)
+
+
+@pytest.mark.parametrize("kill_at", [1, 12, 20, 39])
+def test_killed_and_started_again_it_keeps_the_same_weights(tmp_path, kill_at):
+    straight, broken = tmp_path / "a", tmp_path / "b"
+    straight.mkdir(), broken.mkdir()
+    whole = train(line_task(), straight)["net"]
+    assert not checkpoints.kept(straight)
+    with pytest.raises(Killed):
+        train(line_task(keep=3), broken, dies_at(kill_at))
+    assert weights(train(line_task(keep=3), broken)["net"]) == weights(whole)
+    (tmp_path / "c").mkdir()
+    train(line_task(keep=3), tmp_path / "c")
+    assert list(checkpoints.kept(broken)) == [140, 270, 400]
+    files = [digest_files(folder / "checkpoints") for folder in (broken, tmp_path / "c")]
+    assert files[0] == files[1]
+    assert len(files[0]) == 3
 
 
 def test_player_sits_out_until_its_turn(tmp_path):
