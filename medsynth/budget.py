@@ -272,11 +272,16 @@ def _method(ledger: Ledger) -> str:
     )
 
 
+def read_ledger(run: Path) -> Ledger | None:
+    """Return the ledger of a run's denoiser; None where it is not private."""
+    path = run / "diffusion" / "ledger.json"
+    return Ledger.read(path) if path.exists() else None
+
+
 def read_coverage(run: Path, *, generator: str) -> tuple[Ledger, Coverage] | None:
     """Return the ledger of a run's denoiser and its coverage; None where it is not private."""
-    path = run / "diffusion" / "ledger.json"
-    if not path.exists():
+    ledger, source = read_ledger(run), run / "autoencoder" / "source.json"
+    if ledger is None:
         return None
-    ledger, source = Ledger.read(path), run / "autoencoder" / "source.json"
     row: Mapping[str, Any] = read_json(source) if source.exists() else {"source": "patients"}
     return ledger, coverage(ledger, autoencoder=row["source"], generator=generator)

@@ -16,6 +16,7 @@ from medsynth.finding import read_findings
 from medsynth.models.autoencoder import Autoencoder
 from medsynth.pipeline.autoencoder import fit_autoencoder
 from medsynth.pipeline.run import silent
+from medsynth.release.verify import verify
 from medsynth.runtime import (
     SCRATCH_FOLDERS,
     VOLATILE,
@@ -149,6 +150,27 @@ def test_what_can_not_be_kept_is_refused_before_anything_is_trained(finished, tm
         pipeline.fit(start(tmp_path, **{"diffusion.private.delta": 0.1}))
     assert not (tmp_path / "lens").exists()
     assert not (tmp_path / "lens.tmp").exists()
+
+
+def test_several_processes_are_refused_before_anything_is_trained(finished, tmp_path, monkeypatch):
+    """The budget counts one process's patients and noise; torchrun would add up several."""
+    for stage in ("intake", "split"):
+        shutil.copytree(finished / stage, tmp_path / stage)
+    run = start(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(StageError, match="private training runs in one process"):
+        pipeline.fit(run)
+    assert not (tmp_path / "lens.tmp").exists()
+    assert not (tmp_path / "spent.json").exists()
+
+
+def test_ledger_leaves_with_the_release_and_verifies(finished):
+    inside = Ledger.read(finished / "diffusion" / "ledger.json")
+    outside = Ledger.read(finished / "release" / "ledger.json")
+    assert replace(outside, trainings=inside.trainings) == inside
+    assert [row.id for row in outside.trainings] == ["1"]
+    found = verify(finished / "release")
+    assert found.ok, found.faults
 
 
 # An autoencoder of an earlier run -----------------------------------------------------------------

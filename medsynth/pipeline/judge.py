@@ -274,6 +274,7 @@ def release(run: Run, *, also: Sequence[str] = ()) -> Path:
         verdict=verdict,
         split=read_json(run.folder / "split" / "split.json"),
         models={name: verdict.digests[name] for name in ("autoencoder", "diffusion", "lens")},
+        ledger=budget.read_ledger(run.folder),
         also=also,
     )
     shutil.rmtree(folder, ignore_errors=True)

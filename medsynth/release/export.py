@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from .. import __version__
+from ..budget import Ledger
 from ..cohort import Cohort
 from ..errors import DataError, RefusedError
 from ..finding import Finding, Verdict, write_findings
@@ -25,6 +26,8 @@ from .cards import CardData, card, count_labels
 from .descriptions import croissant, ro_crate
 from .formats import RESERVED_COLUMNS, columns
 from .gate import contradictions, digest_findings
+from .ledger import NAME, published
+from .ledger import faults as ledger_faults
 from .pictures import encode_png
 from .report import PublicReport, public_report
 
@@ -61,15 +64,18 @@ def write_release(
     split: Mapping[str, Any],
     models: Mapping[str, str],
     also: Sequence[str] = (),
+    ledger: Ledger | None = None,
 ) -> None:
     """Write a release into an empty folder.
 
-    `models` are digests by name; `also` are formats beside those of the protocol. Raises
-    RefusedError, with every reason, where the gate did not pass just this cohort, these findings,
-    this protocol and these models, and where any record is not synthetic or points to a patient;
-    DataError where the folder is not empty.
+    `models` are digests by name; `also` are formats beside those of the protocol; `ledger` is the
+    privacy budget's, where there is one. Raises RefusedError, with every reason, where the gate
+    did not pass just this cohort, these findings, this protocol and these models, where the ledger
+    is not what is claimed, and where any record is not synthetic or points to a patient; DataError
+    where the folder is not empty.
     """
     reasons = list(_reasons(cohort, protocol, findings, verdict, models))
+    reasons += [f"{NAME}: {fault}" for fault in ledger_faults(ledger, protocol, findings)]
     if reasons:
         raise RefusedError("this can't be released", reasons)
     _require_empty(folder)
@@ -79,6 +85,8 @@ def write_release(
     write_text(folder / "protocol.yaml", to_yaml(public))
     write_findings(folder / "findings.jsonl", findings.values())
     write_json(folder / "verdict.json", verdict.to_dict())
+    if ledger is not None:
+        published(ledger).write(folder / NAME)
     _write_pages(folder, cohort, public, findings, verdict, split)
     made_by = {**models, "protocol": protocol.digest}
     contents = formats.Contents(cohort, folder / IMAGES, made_by)
@@ -221,7 +229,8 @@ def _describe(folder: Path, cohort: Cohort, protocol: Protocol) -> None:
     )
     write_json(folder / CROISSANT, described)
     parts = {f"{path.name}/": "" for path in sorted(folder.iterdir()) if path.is_dir()}
-    files = {name: MEDIA.get(Path(name).suffix, "") for name in (*OWN_FILES, CROISSANT, METADATA)}
+    own = [*OWN_FILES, CROISSANT, METADATA, *([NAME] if (folder / NAME).exists() else [])]
+    files = {name: MEDIA.get(Path(name).suffix, "") for name in own}
     write_json(folder / RO_CRATE, ro_crate(protocol.card, name=protocol.name, files=files | parts))
 
 

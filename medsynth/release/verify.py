@@ -16,10 +16,12 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..budget import Ledger
 from ..errors import MedsynthError
 from ..finding import Verdict, read_findings, read_verdict
 from ..protocol import load
 from ..runtime import digest_file, read_json
+from . import ledger
 from .export import FORMAT, IMAGES, METADATA, OWN_FILES
 from .gate import contradictions, digest_findings
 from .pictures import is_marked, png_size
@@ -65,6 +67,7 @@ def verify(folder: Path) -> Verification:
         METADATA: partial(_check_metadata, folder, manifest),
         "dicom": partial(_check_dicom, folder),
         "verdict.json": partial(_check_verdict, folder, manifest, verdict),
+        ledger.NAME: partial(_check_ledger, folder),
     }
     for place, check in checks.items():
         faults += _try(faults, place, lambda check=check: list(check())) or []
@@ -210,3 +213,13 @@ def _check_verdict(
             yield f"verdict.json: was given for another {key}"
     if not manifest.get("protocol_redacted") and protocol.digest != manifest.get("protocol"):
         yield "protocol.yaml: is not the protocol of manifest.json"
+
+
+def _check_ledger(folder: Path) -> Iterable[str]:
+    """Hold a privacy budget's ledger, if there is one, against what is said of it."""
+    path = folder / ledger.NAME
+    found = Ledger.read(path) if path.exists() else None
+    protocol, findings = load(folder / "protocol.yaml"), read_findings(folder / "findings.jsonl")
+    again = ledger.reckoned_again(found) if found is not None else ()
+    for fault in (*ledger.faults(found, protocol, findings), *again):
+        yield f"{ledger.NAME}: {fault}"
