@@ -31,8 +31,8 @@ def measure(case: Case, attack: Attack, believed: Sequence[str]) -> Iterable[Fin
 
     An attack whose space is not believed has findings that are no numbers.
     """
-    pool = attack.pool
-    guesses = (distance(case, attack, believed), density(case, attack, believed))
+    pool, naive = attack.pool, typicality(attack)
+    guesses = (distance(attack, naive, believed), density(case, attack, naive, believed))
     for guess in guesses:
         yield from findings(guess, pool.patient_is_train)
     rng = np.random.default_rng(derive_seed(case.seed, "membership"))
@@ -40,7 +40,7 @@ def measure(case: Case, attack: Attack, believed: Sequence[str]) -> Iterable[Fin
     yield tested("membership.p_value", guesses, pool.patient_is_train, permutations, rng)
 
 
-def distance(case: Case, attack: Attack, believed: Sequence[str]) -> Guess:
+def distance(attack: Attack, naive: np.ndarray, believed: Sequence[str]) -> Guess:
     """Score patients by the synthetic image that stands out most as theirs, by registration.
 
     0 = nearest to no synthetic image, 1 = one of them is a copy.
@@ -52,10 +52,10 @@ def distance(case: Case, attack: Attack, believed: Sequence[str]) -> Guess:
         "by the synthetic image that is registered to this patient's best and to the next "
         "patient's worst"
     )
-    return _guess("distance", scores, _naive(attack), how, "registered", believed)
+    return _guess("distance", scores, naive, how, "registered", believed)
 
 
-def density(case: Case, attack: Attack, believed: Sequence[str]) -> Guess:
+def density(case: Case, attack: Attack, naive: np.ndarray, believed: Sequence[str]) -> Guess:
     """Score patients by the ratio of densities of synthetic and of other patients' images."""
     look = attack.pool.gallery.look
     real, patients = look.features[0], attack.pool.patients
@@ -71,7 +71,14 @@ def density(case: Case, attack: Attack, believed: Sequence[str]) -> Guess:
         "by the densities of synthetic and of other patients' images in the lens's space, summed "
         "over the patient's images"
     )
-    return _guess("density", per_patient(ratio, patients), _naive(attack), how, "lens", believed)
+    return _guess("density", per_patient(ratio, patients), naive, how, "lens", believed)
+
+
+def typicality(attack: Attack) -> np.ndarray:
+    """Return how typical each of P patients' images are among other patients': the naive guess."""
+    real, patients = attack.pool.gallery.look.features[0], attack.pool.patients
+    typical = log_density(real, real, kernel_area(real, patients), patients=patients)
+    return per_patient(typical, patients)
 
 
 def log_density(
@@ -107,12 +114,6 @@ def kernel_area(features: torch.Tensor, patients: np.ndarray) -> float:
 def _own(patients: np.ndarray, start: int, count: int) -> torch.Tensor:
     """(count, N) bool: which images are of the same patient as each of a block's."""
     return torch.from_numpy(patients[start : start + count, None] == patients[None])
-
-
-def _naive(attack: Attack) -> np.ndarray:
-    real, patients = attack.pool.gallery.look.features[0], attack.pool.patients
-    typical = log_density(real, real, kernel_area(real, patients), patients=patients)
-    return per_patient(typical, patients)
 
 
 def _guess(

@@ -67,45 +67,51 @@ def choose(
 
 def guess(case: Case, sides: Sequence[Cohort], patients: np.ndarray) -> list[Guess]:
     """Return all attacks' guesses of the patients (N,) whose images the sides are."""
-    model = case.model
-    z = np.concatenate([search.in_batches(model.encode, side) for side in sides])
-    labels = [record.labels for side in sides for record in side.records]
     traits, detail = (
         np.concatenate([search.in_batches(look, side) for side in sides])
         for look in (difficulty.traits, difficulty.octaves)
     )
-    times, proximal = (times_of(model, levels) for levels in (LEVELS, PROXIMAL))
-    seed = derive_seed(case.seed, "weights", "noise")
-    case.progress("membership", 0.0)
-    loss = easy(latent_losses(model, z, labels, times=times, seed=seed))
-    case.progress("membership", 0.6)
-    clean, kept = proximal_errors(model, z, labels, times=proximal)
-    case.progress("membership", 1.0)
-    score, pia = easy(clean[:, None]), easy(kept)
+    loss, score, pia = ask(case, sides)
     both = loss + score
     rest = both - difficulty.expect(both, traits, patients, seed=case.seed)
     naive = per_patient(standardised(-detail), patients)
-
-    def made(name: str, values: np.ndarray, how: str) -> Guess:
-        return Guess(name, per_patient(values, patients), naive, how, NAIVELY)
-
     at = ", ".join(f"{level:g}" for level in LEVELS)
-    return [
-        made("loss", loss, f"by the log of the denoiser's loss, at noise shares {at}"),
-        made("score", score, "by the size of the noise that is seen on the clean image"),
-        made(
+    made = (
+        ("loss", loss, f"by the log of the denoiser's loss, at noise shares {at}"),
+        ("score", score, "by the size of the noise that is seen on the clean image"),
+        (
             "pia",
             pia,
             "by proximal initialisation: how far the noise seen on the clean image stays the same "
             "when it is put on it",
         ),
-        made(
+        (
             "calibrated",
             rest,
             "by loss and score, less what is expected of an image of this brightness, contrast "
             "and detail",
         ),
+    )
+    return [
+        Guess(name, per_patient(values, patients), naive, how, NAIVELY)
+        for name, values, how in made
     ]
+
+
+def ask(case: Case, sides: Sequence[Cohort]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return how easy the model finds each image of the sides, (N,), three ways: by its loss, by
+    the noise it sees on the clean image, and by proximal initialisation."""
+    model = case.model
+    z = np.concatenate([search.in_batches(model.encode, side) for side in sides])
+    labels = [record.labels for side in sides for record in side.records]
+    times, proximal = (times_of(model, levels) for levels in (LEVELS, PROXIMAL))
+    seed = derive_seed(case.seed, "weights", "noise")
+    case.progress("membership", 0.0)
+    noised = latent_losses(model, z, labels, times=times, seed=seed)
+    case.progress("membership", 0.6)
+    clean, kept = proximal_errors(model, z, labels, times=proximal)
+    case.progress("membership", 1.0)
+    return easy(noised), easy(clean[:, None]), easy(kept)
 
 
 def proximal_errors(
