@@ -121,7 +121,7 @@ def test_an_attack_that_knows_nobody_says_so(tmp_path):
 
 
 def test_the_test_keeps_its_level_where_nobody_was_learnt_from(tmp_path):
-    draws, level = 40, 0.1
+    draws, level = 30, 0.1
     values = [
         measured(made(tmp_path, s, alike=0.6))["identity.p_value"].value for s in range(draws)
     ]
@@ -179,7 +179,7 @@ def test_other_radiographs_of_a_patient_hardly_pass_for_copies_but_are_recognise
             {"train": pool.is_train},
             candidates=8,
         )["train"].registered.score
-        for images in (case.holdout.take(np.arange(0, len(case.holdout), 3)), case.synthetic)
+        for images in (case.holdout.take(np.arange(0, len(case.holdout), 4)), case.synthetic)
     ]
     threshold, _ = conformal_threshold(scores[0], 0.01)
     share = clopper_pearson(int((scores[1] <= threshold).sum()), len(scores[1]))
