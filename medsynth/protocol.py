@@ -427,6 +427,9 @@ class Validate(Section):
     white_box_images: Annotated[int, Field(ge=0)] | None = None
     """At most so many images a side for membership attacks on the model itself; null takes 1000,
     0 leaves them out."""
+    region_images: Annotated[int, Field(ge=0)] | None = None
+    """At most so many synthetic images, drawn at random, are searched for copied regions, and as
+    many held-out ones; null takes 200, 0 leaves them out."""
 
 
 class Rule(Section):

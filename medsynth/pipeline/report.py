@@ -33,6 +33,13 @@ PICTURES = (
         "synthetic, nearest training image, their difference, nearest held-out image.",
     ),
     (
+        "regions.png",
+        "Regions",
+        "The synthetic images with the region that comes closest to one patient, the most "
+        "suspicious first: synthetic, nearest training image, both regions enlarged, their "
+        "difference, the nearest region of a held-out image.",
+    ),
+    (
         "reconstructions_worst.png",
         "Worst reconstructions",
         "Held-out patients that the autoencoder keeps worst: original, reconstruction, difference "

@@ -61,12 +61,22 @@ Measure = Callable[[Case], Iterable[Finding]]
 
 def measures() -> Mapping[str, Measure]:
     """Return all measures by name; heavy packages are imported only then."""
-    from . import canary, fidelity, identity, memorization, privacy, reconstruction, weights
+    from . import (
+        canary,
+        copied_regions,
+        fidelity,
+        identity,
+        memorization,
+        privacy,
+        reconstruction,
+        weights,
+    )
 
     return {
         "reconstruction": reconstruction.measure,
         "fidelity": fidelity.measure,
         "memorization": memorization.measure,
+        "regions": copied_regions.measure,
         "identity": identity.measure,
         "membership": weights.measure,
         "canary": canary.measure,
