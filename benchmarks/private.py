@@ -192,6 +192,7 @@ def study_of(epsilon: float | None, changes: dict[str, str]) -> protocol.Protoco
         rules = plain.to_dict()["gate"]["rules"]
         kept = [rule for rule in rules if not rule["finding"].startswith("privacy")]
         wanted = {"diffusion.private": None, "gate.rules": kept}
+        changes = {k: v for k, v in changes.items() if not k.startswith("diffusion.private.")}
     return protocol.load(path, changes={**wanted, **{k: number(v) for k, v in changes.items()}})
 
 

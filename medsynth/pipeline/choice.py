@@ -246,6 +246,11 @@ def curves(run: Run) -> list[Curve]:
         for name in ("training", "validation")
     }
     return [
-        Curve("Checkpoints: images near one training patient", "share", shares, row["chosen"]),
+        Curve(
+            "Checkpoints: images near one training patient",
+            "share of the images drawn",
+            shares,
+            row["chosen"],
+        ),
         Curve("Checkpoints: loss", "loss", losses, row["chosen"]),
     ]
