@@ -32,7 +32,8 @@ class Domain:
     to a square that shows what matters. `identity_risk` is printed on every card. `mirrored`
     says which labels a left-right flip changes, {attribute: {value: value of the mirror image}}.
     A file may be reduced to `headroom` times the final size before it is cropped: the sharper what
-    matters, the more.
+    matters, the more. `negatives` says that a copy is looked for with black and white exchanged
+    too.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Domain:
     crop: Callable[[], list]
     mirrored: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     headroom: float = 1.9
+    negatives: bool = False
 
     def mirror(self, labels: Mapping[str, str]) -> dict[str, str]:
         """Return the labels of an image's mirror image: a flipped left eye is a right one."""

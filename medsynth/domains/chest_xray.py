@@ -31,4 +31,5 @@ DOMAIN = Domain(
         "person across years, also where no pixel is copied."
     ),
     crop=crop,
+    negatives=True,  # some archives keep bone black (MONOCHROME1)
 )

@@ -17,19 +17,21 @@ import numpy as np
 from ..cohort import Cohort
 from ..errors import DataError
 from ..runtime import choose_device, derive_seed, digest_json, versions
-from . import Case, planted, search, shards
+from . import Case, planted, polarity, search, shards
 from .nearest import Found, from_arrays, to_arrays
 from .statistics import conformal_threshold
 
 
 @dataclass(frozen=True)
 class Pool:
-    """All real images in random order: training and held-out, and which is which."""
+    """All real images in random order: training and held-out, and which is which; `usual` is what
+    negatives are told by."""
 
     gallery: search.Gallery
     order: np.ndarray
     is_train: np.ndarray
     patients: np.ndarray
+    usual: np.ndarray | None = None
 
     @property
     def patient_is_train(self) -> np.ndarray:
@@ -145,7 +147,7 @@ def _lookup(
 
     def compute(progress: search.Progress) -> shards.Arrays:
         found = search.search(
-            _look(case, read()),
+            _look(case, read(), pool.usual),
             pool.gallery,
             {part: pool.parts[part] for part in parts},
             candidates=case.settings.candidates,
@@ -181,13 +183,16 @@ def gather(case: Case) -> Pool:
     patients = np.concatenate(
         [case.train.patients, case.holdout.patients + case.train.patients.max() + 1]
     )
+    usual = polarity.usual(case.domain, (case.train, case.holdout))
     seen = [
-        _look(case, side, mirrored=False, progress=functools.partial(_tell, case, before, side))
-        for side, before in ((case.train, 0), (case.holdout, n))
+        _look(
+            case, side, usual, mirrored=False, progress=functools.partial(_tell, case, done, side)
+        )
+        for side, done in ((case.train, 0), (case.holdout, n))
     ]
     gallery = search.build(search.join(*seen, shuffle), patients[shuffle], case.domain.symmetries)
     order = np.where(shuffle < n, shuffle, shuffle - n)
-    return Pool(gallery, order, shuffle < n, patients[shuffle])
+    return Pool(gallery, order, shuffle < n, patients[shuffle], usual)
 
 
 def _tell(case: Case, before: int, side: Cohort, share: float) -> None:
@@ -197,7 +202,8 @@ def _tell(case: Case, before: int, side: Cohort, share: float) -> None:
 
 def plant_copies(case: Case) -> list[tuple[str, Callable[[], np.ndarray]]]:
     """Return each change and how `planted` changed copies of random training images are made;
-    where there is an autoencoder, what it makes of them is one more change, "reconstruction"."""
+    where there is an autoencoder, what it makes of them is one more change, "reconstruction", and
+    where the domain has negatives, these are another."""
     rng = np.random.default_rng(derive_seed(case.seed, "planted"))
 
     def copies(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[], np.ndarray]:
@@ -215,18 +221,22 @@ def plant_copies(case: Case) -> list[tuple[str, Callable[[], np.ndarray]]]:
         made.append(
             ("reconstruction", copies(functools.partial(search.in_batches, case.reconstruct)))
         )
+    if case.domain.negatives:
+        change = functools.partial(planted.plant, change=planted.negative, seed=seed_of("negative"))
+        made.append(("negative", copies(change)))
     return made
 
 
 def _look(
     case: Case,
     images: search.Images,
+    usual: np.ndarray | None,
     *,
     mirrored: bool = True,
     progress: search.Progress = lambda share: None,
 ) -> search.Look:
     return search.look(
-        images,
+        polarity.righted(images, usual),
         case.lens,
         case.domain.symmetries,
         device=choose_device(),

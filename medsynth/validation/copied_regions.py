@@ -19,7 +19,7 @@ import torch
 from ..cohort import Cohort
 from ..finding import Finding
 from ..runtime import choose_device, derive_seed
-from . import Case, planted_regions, region_pictures, regions
+from . import Case, planted_regions, polarity, region_pictures, regions
 from .attack import check
 from .attribution import attribution_test, rank
 from .statistics import (
@@ -80,7 +80,11 @@ def search(case: Case, count: int) -> Search:
     """Look up at most `count` synthetic and held-out images, and images with planted regions."""
     device = choose_device()
     rng = np.random.default_rng(derive_seed(case.seed, "regions"))
-    sides = [regions.textures(side, device) for side in (case.train, case.holdout)]
+    usual = polarity.usual(case.domain, (case.train, case.holdout))
+    sides = [
+        regions.textures(polarity.righted(side, usual), device)
+        for side in (case.train, case.holdout)
+    ]
     shift = int(case.train.patients.max()) + 1
     shuffle = rng.permutation(len(case.train) + len(case.holdout))
     patients = np.concatenate([case.train.patients, case.holdout.patients + shift])[shuffle]
@@ -98,7 +102,7 @@ def search(case: Case, count: int) -> Search:
         progress=lambda share: case.progress("regions of held-out images", share),
     )
     synthetic = regions.find(
-        regions.textures(case.synthetic.take(chosen), device),
+        regions.textures(polarity.righted(case.synthetic.take(chosen), usual), device),
         ground,
         progress=lambda share: case.progress("regions of synthetic images", share),
     )

@@ -8,7 +8,7 @@ import io
 import numpy as np
 
 from ..runtime import write_text
-from . import Case, search
+from . import Case, polarity, search
 from .attack import Attack, Flags
 from .pictures import write_rows
 
@@ -41,11 +41,12 @@ def write(case: Case, attack: Attack, flags: Flags) -> None:
 def draw(case: Case, attack: Attack, chosen: np.ndarray, neighbours: np.ndarray) -> None:
     """Draw the most suspicious images beside their nearest training and held-out images."""
     synthetic, training = case.synthetic.floats(chosen), case.train.floats(neighbours)
+    righted = polarity.righted(synthetic, attack.pool.usual)[:]
     upright = np.stack(
-        [align(a, b, case.domain.symmetries) for a, b in zip(synthetic, training, strict=True)]
+        [align(a, b, case.domain.symmetries) for a, b in zip(righted, training, strict=True)]
     )
     seen = search.look(
-        synthetic,
+        righted,
         case.lens,
         case.domain.symmetries,
         device=str(attack.pool.gallery.patients.device),
@@ -57,7 +58,7 @@ def draw(case: Case, attack: Attack, chosen: np.ndarray, neighbours: np.ndarray)
         candidates=case.settings.candidates,
     )["holdout"]
     held_out = case.holdout.floats(attack.pool.order[found.registered.image])
-    difference = np.abs(synthetic - upright) - 1
+    difference = np.abs(righted - upright) - 1
     write_rows(case.private / "neighbours.png", COLUMNS, [synthetic, upright, difference, held_out])
 
 

@@ -81,6 +81,11 @@ def elastic(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return _channels(lambda x: ndimage.map_coordinates(x, grid, order=1, mode="reflect"), image)
 
 
+def negative(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Exchange black and white, as MONOCHROME1 does; planted only where a domain has negatives."""
+    return -image
+
+
 def combined(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Mirror, crop, turn by 3 degrees, change intensity, blur a little, write as JPEG: together."""
     image = _turn(_crop(flip(image, rng), 0.92, rng), 3.0 * rng.choice([-1, 1]))
