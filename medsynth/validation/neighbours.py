@@ -18,7 +18,7 @@ import torch
 
 from .nearest import NEVER
 
-QUERIES, GALLERY = 512, 2048  # in one block, about what a processor's cache holds
+QUERIES, GALLERY = 1024, 2048  # in one block, about what a processor's cache holds
 EMPTY = -(2**63)
 LAST = 2**31 - 1
 
@@ -196,7 +196,7 @@ def _found(cells: list[_Leaders], count: int, people: int) -> Neighbours:
     top = torch.cat([cell.top for cell in cells], 1).topk(count).values
     lead = torch.cat([cell.lead for cell in cells], 1)
     lead = best_of_each(lead, cells[0].patients, people)
-    shown = [_likeness(keys).clamp_min(NEVER) for keys in (top, lead)]
+    shown = [torch.where(keys == EMPTY, NEVER, _likeness(keys)) for keys in (top, lead)]
     return Neighbours(_image(top), shown[0], _image(lead), shown[1])
 
 

@@ -79,10 +79,10 @@ def test_what_lies_outside_of_all_parts_is_never_found():
 
 
 def test_likeness_below_zero_is_ordered_too():
-    gallery = torch.tensor([[-0.5], [-0.1], [-0.0], [0.0], [-0.9]])
+    gallery = torch.tensor([[-0.5], [-0.1], [-0.0], [0.0], [-9.0]])
     found = nearest(torch.ones(1, 1), gallery, whole(torch.arange(5)), count=5)["everyone"]
     assert found.images.tolist() == [[2, 3, 1, 0, 4]]
-    assert found.likeness.tolist() == [pytest.approx([0, 0, -0.1, -0.5, -0.9])]
+    assert found.likeness.tolist() == [pytest.approx([0, 0, -0.1, -0.5, -9.0])]
 
 
 def test_memory_is_that_of_a_block_however_large_the_gallery(monkeypatch):
@@ -94,6 +94,6 @@ def test_memory_is_that_of_a_block_however_large_the_gallery(monkeypatch):
         return reaching(likeness, bar)
 
     monkeypatch.setattr(neighbours, "_reaching", watched)
-    nearest(features(600, 2), features(9000, 2, seed=1), whole(torch.arange(9000)), count=1)
+    nearest(features(1100, 2), features(9000, 2, seed=1), whole(torch.arange(9000)), count=1)
     assert max(widest) == neighbours.QUERIES * neighbours.GALLERY
-    assert sum(widest) == 600 * 9000
+    assert sum(widest) == 1100 * 9000
