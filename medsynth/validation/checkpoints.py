@@ -54,9 +54,9 @@ class Bar:
 
     def p_value(self, flagged: int, drawn: int) -> float:
         """Return how probable so many flagged images, or more, are without copying."""
-        return float(
-            stats.betabinom.sf(flagged - 1, drawn, self.rank, self.patients + 1 - self.rank)
-        )
+        counts = np.arange(flagged, drawn + 1)  # summed: 1 - the rest would round small ones to 0
+        chances = stats.betabinom.pmf(counts, drawn, self.rank, self.patients + 1 - self.rank)
+        return min(1.0, float(chances.sum()))
 
     def least(self, drawn: int, level: float) -> int:
         """Return how many of the drawn images must be flagged for the test to reject at a level;

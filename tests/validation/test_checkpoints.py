@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from math import comb
 
 import numpy as np
 import pytest
@@ -38,6 +39,12 @@ def test_p_values_are_those_of_all_orders_counted_out(drawn, patients, rank):
     for flagged in range(drawn + 1):
         expected = np.mean(np.array(counts) >= flagged)
         assert bar.p_value(flagged, drawn) == pytest.approx(expected, rel=1e-9)
+
+
+def test_small_p_values_are_not_nothing():
+    """All of 200 images under the smallest of 79: one order in as many as there are."""
+    assert Bar(0.0, 1, 79).p_value(200, 200) == pytest.approx(1 / comb(279, 79), rel=1e-6)
+    assert Bar(0.0, 1, 79).p_value(0, 200) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("digits", [9, 1])
