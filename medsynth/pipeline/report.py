@@ -37,7 +37,7 @@ PICTURES = (
         "Regions",
         "The synthetic images with the region that comes closest to one patient, the most "
         "suspicious first: synthetic, nearest training image, both regions enlarged, their "
-        "difference, the nearest region of a held-out image.",
+        "difference, and the region of a held-out image that any part of it resembles most.",
     ),
     (
         "reconstructions_worst.png",

@@ -75,12 +75,13 @@ def look_up(
     *,
     probes: int,
     kept: int,
-    refused: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    refused: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the likeness and the numbers, (n, probes * kept) each, of the vectors most alike to
     (n, K) asked ones: `kept` of each of the `probes` nearest lists. NEVER = there is none.
 
-    `refused(rows, numbers)`, (r,) and (m,) to (r, m) bool, says which may not be found by which.
+    `refused(rows, numbers)`, (r,) and (m,) to (r, m) bool, says which may not be found by which;
+    None refuses none.
     """
     probes = min(probes, len(index.middles))
     near = _nearest(asked, index.middles, probes)
@@ -94,7 +95,8 @@ def look_up(
             continue
         rows, probe = order[start:end] // probes, order[start:end] % probes
         alike = asked[rows] @ index.vectors[here].float().T
-        alike.masked_fill_(refused(rows, index.numbers[here]), NEVER)
+        if refused is not None:
+            alike.masked_fill_(refused(rows, index.numbers[here]), NEVER)
         top = alike.topk(min(kept, alike.shape[1]))
         likeness[rows, probe, : top.values.shape[1]] = top.values
         numbers[rows, probe, : top.values.shape[1]] = index.numbers[here][top.indices]

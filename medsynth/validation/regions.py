@@ -29,9 +29,9 @@ from .search import Images, in_batches
 BASE_PX = 64
 FINEST, COARSEST, EVEN = 0.5, 2.5, 5.0  # px: what is compared, and how far around strength counts
 WINDOW_PX, REAL_STEP, STEP = 14, 2, 4  # of the windows; how dense they lie in either image
-PROBES, KEPT = 4, 8  # lists that are looked into, and vectors kept of each
-WINDOWS, PATIENTS = 28, 4  # that are laid over each other, of each image and each window
-LAID_PX, SEEN_PX = 18, 22  # what is laid over the other, and what is compared
+PROBES, KEPT = 3, 4  # lists that are looked into, and vectors kept of each
+WINDOWS, PATIENTS = 20, 4  # that are laid over each other, of each image and each window
+LAID_PX, SEEN_PX = 16, 22  # what is laid over the other, and what is compared
 SIZES = (2.5, 3.5, 5.0)  # px: standard deviations of the Gaussian windows that are compared
 FAINT = 0.3  # windows with less than this of the median's strength are not looked at
 FLOOR = 0.02  # of variances and of distances
@@ -193,8 +193,13 @@ def _propose(seen, ground: Ground, own, inside) -> tuple[_Pairs, torch.Tensor]:
         same = ground.patients[images][None] == own[rows // each][:, None]
         return same | ~inside[images][None]
 
+    free = bool(inside.all()) and bool((own < 0).all())
     likeness, numbers = patches.look_up(
-        ground.index, asked.flatten(0, 2), probes=PROBES, kept=KEPT, refused=refused
+        ground.index,
+        asked.flatten(0, 2),
+        probes=PROBES,
+        kept=KEPT,
+        refused=None if free else refused,
     )
     likeness, numbers = (x.view(count, steps, -1) for x in (likeness, numbers))
     alike, hits = _by_patient(likeness, ground.patients[numbers // ground.places])

@@ -37,6 +37,11 @@ def measured(folder: Path, synthetic: Cohort, **changes) -> dict:
     return {f.name.removeprefix("memorization."): f for f in copied_regions.measure(case)}
 
 
+@pytest.fixture
+def nothing_planted(monkeypatch):
+    monkeypatch.setattr(copied_regions, "plant", lambda *given: {"half": (10, 10)})
+
+
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory):
     cohorts = {"fresh": FRESH, "regions": with_regions(12)}
@@ -105,7 +110,7 @@ def test_false_alarms_among_held_out_images_are_taken_off():
     assert rate.low == 0
 
 
-def test_no_division_of_the_patients_is_told_apart_where_nothing_was_copied():
+def test_no_division_of_the_patients_is_told_apart_where_nothing_was_copied(nothing_planted):
     case = make_case(Path(), TRAIN, HOLDOUT, FRESH, settings=EASY)
     found = copied_regions.search(case, 24)
     rng = np.random.default_rng(0)
@@ -115,20 +120,19 @@ def test_no_division_of_the_patients_is_told_apart_where_nothing_was_copied():
     assert alarms <= 34  # 99.9 % of such runs, at 10 % of 200
 
 
-def test_nothing_that_is_found_depends_on_who_was_trained_on(monkeypatch):
+def test_nothing_that_is_found_depends_on_who_was_trained_on(monkeypatch, nothing_planted):
     monkeypatch.setattr(regions, "PROBES", patches.MOST_LISTS)
-    monkeypatch.setattr(copied_regions, "plant", lambda *given: {"half": (10, 10)})
     found = []
     for sides in ((TRAIN, HOLDOUT), (HOLDOUT, TRAIN)):
-        case = make_case(Path(), *sides, with_regions(6).take(np.arange(8)), settings=EASY)
-        each = copied_regions.search(case, 8)
+        case = make_case(Path(), *sides, with_regions(4).take(np.arange(6)), settings=EASY)
+        each = copied_regions.search(case, 6)
         cohorts = [sides[0] if trained else sides[1] for trained in each.is_train]
         names = [c.records[i].id for c, i in zip(cohorts, each.order, strict=True)]
         found.append([names[image] for image in each.synthetic.image])
     assert found[0] == found[1]
 
 
-def test_a_protocol_says_how_many_images_are_looked_at(tmp_path):
+def test_a_protocol_says_how_many_images_are_looked_at(tmp_path, nothing_planted):
     few = EASY.model_copy(update={"region_images": 8})
     found = measured(tmp_path, FRESH, settings=few)
     assert found["region_p_value"].n == found["region_rate"].n == 8

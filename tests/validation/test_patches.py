@@ -17,10 +17,6 @@ def vectors(count: int, seed: int = 0) -> torch.Tensor:
     return F.normalize(middles[own] + 0.5 * torch.randn(count, 8, generator=drawn), dim=1)
 
 
-def nobody(rows: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    return torch.zeros(len(rows), len(numbers), dtype=torch.bool)
-
-
 @pytest.fixture(scope="module")
 def index() -> patches.Index:
     return patches.build(vectors(6000), torch.Generator().manual_seed(2))
@@ -48,7 +44,7 @@ def test_an_empty_window_resembles_nothing():
 
 def test_with_all_lists_looked_into_the_most_alike_vector_is_always_found(index):
     asked = vectors(200, seed=5)
-    likeness, numbers = patches.look_up(index, asked, probes=99, kept=3, refused=nobody)
+    likeness, numbers = patches.look_up(index, asked, probes=99, kept=3)
     wanted = (asked @ vectors(6000).T).max(1)
     torch.testing.assert_close(likeness.max(1).values, wanted.values)
     found = numbers.gather(1, likeness.argmax(1, keepdim=True))[:, 0]
@@ -57,7 +53,7 @@ def test_with_all_lists_looked_into_the_most_alike_vector_is_always_found(index)
 
 def test_with_few_lists_looked_into_it_is_mostly_found(index):
     asked = vectors(200, seed=5)
-    likeness, _ = patches.look_up(index, asked, probes=3, kept=1, refused=nobody)
+    likeness, _ = patches.look_up(index, asked, probes=3, kept=1)
     wanted = (asked @ vectors(6000).T).amax(1)
     assert (likeness.amax(1) > wanted - 1e-4).float().mean() > 0.7
 
@@ -79,6 +75,6 @@ def test_what_is_refused_is_never_found(index):
 
 def test_few_vectors_make_one_list():
     few = patches.build(vectors(5), torch.Generator().manual_seed(0))
-    likeness, numbers = patches.look_up(few, vectors(5), probes=4, kept=8, refused=nobody)
+    likeness, numbers = patches.look_up(few, vectors(5), probes=4, kept=8)
     assert (numbers[:, 0] == torch.arange(5)).all()
     assert ((likeness > NEVER).sum(1) == 5).all()

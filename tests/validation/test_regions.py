@@ -138,11 +138,11 @@ def test_regions_are_mirrored_only_where_copies_are(symmetry):
 def test_half_of_a_real_chest_is_found_in_another():
     files = sorted(CHESTS.iterdir())
     people = {path.name.split("_")[0]: path for path in files}  # one image of each
-    chests = np.stack([np.asarray(Image.open(p).convert("L")) for p in list(people.values())[:120]])
+    chests = np.stack([np.asarray(Image.open(p).convert("L")) for p in list(people.values())[:90]])
     chests = (chests / np.float32(127.5) - 1)[:, None]
-    real, others, fresh = chests[:60], chests[60:80], chests[80:]
-    grafts = plant(others, real[:20], 0.5, "flip", 2)
+    real, others, fresh = chests[:40], chests[40:55], chests[55:]
+    grafts = plant(others, real[:15], 0.5, "flip", 2)
     planted = find(np.stack([graft.image for graft in grafts]), real, "flip")
     innocent = find(fresh, real, "flip")
-    right = planted.patient == np.arange(20)
+    right = planted.patient == np.arange(15)
     assert (right & (planted.score < innocent.score.min())).mean() >= 0.6
