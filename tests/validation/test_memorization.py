@@ -90,9 +90,10 @@ def test_the_attack_finds_its_planted_copies(measured):
 def test_every_interval_holds_its_value_and_its_method(measured):
     for found in measured.values():
         for finding in (f for name, f in found.items() if name != "folder"):
-            blind = finding.name.startswith("membership") and np.isnan(finding.value)
+            may_be_blind = finding.name.startswith(("membership", "memorization.same_patient"))
+            blind = may_be_blind and np.isnan(finding.value)
             assert blind or finding.low <= finding.value <= finding.high, finding.name
-            assert finding.n > 0
+            assert blind or finding.n > 0
             assert finding.method
 
 
