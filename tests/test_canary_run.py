@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from tiny import study, write_raw
+from tiny import PRIVATE, study, write_raw
 
 from medsynth import budget, pipeline
 from medsynth.budget import Ledger
@@ -19,24 +19,14 @@ from medsynth.vocabulary import Vocabulary
 
 PLANTED = {"diffusion.canaries": {"count": 24}}
 CHANGES = {
+    **PRIVATE,
     **PLANTED,
-    "sample.labels": {"finding": {"normal": 2, "effusion": 1}},
     "sample.images": 12,
     "validate.permutations": 99,
-    "autoencoder.source": "phantoms",
     "autoencoder.training.images": 32,
     "lens.training.images": 64,
-    "diffusion.training.images": 48,
-    "diffusion.training.batch": 8,
-    "diffusion.private": {
-        "epsilon": 20.0, "delta": 1e-3, "noise_levels": 2, "accountant": "rdp",
-    },
-    "gate.rules": [
-        {"finding": "memorization.p_value", "at_least": 0.0},
-        {"finding": "privacy.epsilon", "at_most": 20.0},
-        {"finding": "canary.epsilon", "at_most": 20.0},
-    ],
-}  # fmt: skip
+    "gate.rules": [*PRIVATE["gate.rules"], {"finding": "canary.epsilon", "at_most": 20.0}],
+}
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import study, write_raw
+from tiny import study
 
 from medsynth import pipeline
 from medsynth.cohort import Cohort
@@ -33,22 +33,10 @@ def new_run(folder: Path, **changes) -> pipeline.Run:
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory) -> Path:
-    return write_raw(tmp_path_factory.mktemp("raw"))
-
-
-@pytest.fixture(scope="module")
 def finished(raw, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     pipeline.run_all(new_run(folder), raw)
     return folder
-
-
-@pytest.fixture
-def run(finished, tmp_path) -> pipeline.Run:
-    """A copy of the finished run, to be tampered with."""
-    shutil.copytree(finished, tmp_path / "run")
-    return pipeline.open_run(tmp_path / "run")
 
 
 def what_counts(folder: Path) -> dict:

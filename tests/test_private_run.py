@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import study, write_raw
+from tiny import PRIVATE, study
 
 from medsynth import pipeline
 from medsynth.budget import Account, Ledger
@@ -28,28 +28,10 @@ from medsynth.runtime import (
 from medsynth.vocabulary import Vocabulary
 
 LABELS = {"finding": {"normal": 2, "effusion": 1, "nodule": 0}}
-PRIVATE = {
-    "sample.labels": LABELS,
-    "autoencoder.source": "phantoms",
-    "diffusion.training.images": 48,
-    "diffusion.training.batch": 8,
-    "diffusion.private": {
-        "epsilon": 20.0, "delta": 1e-3, "noise_levels": 2, "accountant": "rdp",
-    },
-    "gate.rules": [
-        {"finding": "memorization.p_value", "at_least": 0.0},
-        {"finding": "privacy.epsilon", "at_most": 20.0},
-    ],
-}  # fmt: skip
 
 
 def start(folder: Path, **changes) -> pipeline.Run:
-    return pipeline.start(study(**{**PRIVATE, **changes}), folder)
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory) -> Path:
-    return write_raw(tmp_path_factory.mktemp("raw"))
+    return pipeline.start(study(**{**PRIVATE, "sample.labels": LABELS, **changes}), folder)
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +39,6 @@ def finished(raw, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     pipeline.run_all(start(folder), raw)
     return folder
-
-
-@pytest.fixture
-def run(finished, tmp_path) -> pipeline.Run:
-    """A copy of the finished run, to be tampered with."""
-    shutil.copytree(finished, tmp_path / "run")
-    return pipeline.open_run(tmp_path / "run")
 
 
 def test_pipeline_without_a_patient_in_its_autoencoder_has_an_epsilon(finished):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import study, write_raw
+from tiny import study
 
 from medsynth import pipeline
 from medsynth.cohort import Cohort
@@ -44,11 +44,6 @@ SAMPLER = learn._sampler
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory) -> Path:
-    return write_raw(tmp_path_factory.mktemp("raw"))
-
-
-@pytest.fixture(scope="module")
 def finished(raw, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     run = pipeline.start(study(**OPEN), folder)
@@ -56,12 +51,6 @@ def finished(raw, tmp_path_factory) -> Path:
         patch.setattr(learn, "_sampler", copying_sampler)
         assert pipeline.run_all(run, raw).passed
     return folder
-
-
-@pytest.fixture
-def run(finished, tmp_path) -> pipeline.Run:
-    shutil.copytree(finished, tmp_path / "run")
-    return pipeline.open_run(tmp_path / "run")
 
 
 def taken(folder: Path) -> set[str]:

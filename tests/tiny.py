@@ -38,6 +38,21 @@ gate:
     - {finding: memorization.p_value, not_rejected_at: 0.05}
 """
 
+PRIVATE = {
+    "sample.labels": {"finding": {"normal": 2, "effusion": 1}},
+    "autoencoder.source": "phantoms",
+    "diffusion.training.images": 48,
+    "diffusion.training.batch": 8,
+    "diffusion.private": {
+        "epsilon": 20.0, "delta": 1e-3, "noise_levels": 2, "accountant": "rdp",
+    },
+    "gate.rules": [
+        {"finding": "memorization.p_value", "at_least": 0.0},
+        {"finding": "privacy.epsilon", "at_most": 20.0},
+    ],
+}  # fmt: skip
+"""What makes it a study under a privacy budget: study(**PRIVATE)."""
+
 
 def study(**changes) -> protocol.Protocol:
     """Return the tiny protocol, changed: study(**{"sample.steps": 2})."""
