@@ -11,6 +11,7 @@ from torch import nn
 
 from .. import protocol
 from ..vocabulary import NULL, Vocabulary
+from .diffusion import Schedule
 
 HEAD_CHANNELS = 32
 
@@ -82,22 +83,46 @@ def drop_condition(
     return torch.where((coins < share)[:, None], NULL, condition)
 
 
-def guided(denoiser: nn.Module, condition: torch.Tensor, guidance: float):
+def guided(
+    denoiser: nn.Module,
+    condition: torch.Tensor,
+    guidance: float,
+    *,
+    times: torch.Tensor | None = None,
+):
     """Return a denoise(x_t, t) with classifier-free guidance (arXiv 2207.12598).
 
     Weight 1 follows the condition with one pass, 0 ignores it with one pass, anything else takes
-    null + guidance * (condition - null) with both in one batch.
+    null + guidance * (condition - null) with both in one batch. Where `times` (T,) bool are given,
+    as `guided_times` gives them, the weight is 1 at all others (arXiv 2404.07724).
     """
     null = torch.full_like(condition, NULL)
 
     def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         if guidance in (0.0, 1.0):
             return denoiser(x, t, condition if guidance == 1.0 else null)
+        here = torch.ones_like(t, dtype=torch.bool) if times is None else times.to(t.device)[t]
+        if times is not None and not here.any():
+            return denoiser(x, t, condition)
         both = denoiser(torch.cat([x, x]), torch.cat([t, t]), torch.cat([null, condition]))
         without, with_ = both.chunk(2)
-        return without + guidance * (with_ - without)
+        weight = torch.where(here, guidance, 1.0).reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype)
+        return without + weight * (with_ - without)
 
     return denoise
+
+
+def guided_times(schedule: Schedule, interval: tuple[float, float] | None) -> torch.Tensor | None:
+    """Return (T,) bool: the times of noise levels above `interval`'s low and up to its high end.
+
+    A noise level is noise over signal, sqrt((1 - abar) / abar): 0 clean, infinite in pure noise.
+    None, for all times, where there is no interval.
+    """
+    if interval is None:
+        return None
+    low, high = interval
+    signal, noise = torch.as_tensor(schedule.abar), torch.as_tensor(1 - schedule.abar)
+    return (noise > low**2 * signal) & (noise <= high**2 * signal)
 
 
 def encode_conditions(vocabulary: Vocabulary, labels) -> torch.Tensor:
