@@ -303,7 +303,7 @@ class Choose(Section):
     images: Annotated[int, Field(ge=20)] = 200
     """Images drawn from each, with the same seeds; they are thrown away."""
     steps: Annotated[int, Field(ge=1)] = 20
-    """DDIM steps of these images; guidance, eta and labels are those of sample."""
+    """Sampling steps of these images; all else of how they are drawn is as in sample."""
     false_alarms: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
     """An image is flagged where it is nearer to one training patient than all but this share of
     the validation patients are."""
@@ -334,12 +334,19 @@ class Diffusion(Section):
     """Residual blocks a level."""
     groups: Count = 32
     """Groups of the group normalisation."""
-    objective: Literal["v", "eps"] = "v"
-    """What the network predicts: velocity or noise."""
-    schedule: Literal["scaled_linear", "cosine"] = "cosine"
-    """How noise grows; scaled_linear is Medfusion's, 0.002 to 0.02."""
+    objective: Literal["v", "eps", "flow"] = "v"
+    """What the network predicts: v, noise, or noise less image (rectified flow, arXiv
+    2209.03003)."""
+    schedule: Literal["scaled_linear", "cosine", "flow"] = "cosine"
+    """How noise grows; scaled_linear is Medfusion's, 0.002 to 0.02; flow is the straight line of
+    rectified flow, which ends in pure noise."""
     timesteps: Annotated[int, Field(ge=10)] = 1000
     """Steps of the schedule."""
+    zero_terminal_snr: bool | None = None
+    """Rescale the schedule to end in pure noise (arXiv 2305.08891); null leaves it."""
+    times: Literal["logit_normal"] | None = None
+    """How training draws its times: logit_normal draws those in the middle more often (arXiv
+    2403.03206); null draws all alike."""
     min_snr_gamma: Positive | None = 5.0
     """Min-SNR loss weighting (arXiv 2303.09556); null weighs all times alike."""
     loss: Literal["l1", "l2"] = "l2"
@@ -369,6 +376,15 @@ class Diffusion(Section):
         return self
 
     @model_validator(mode="after")
+    def _noise_can_be_told_apart(self) -> Diffusion:
+        if self.objective == "eps" and (self.zero_terminal_snr or self.schedule == "flow"):
+            raise ValueError(
+                "objective eps says nothing where there is only noise: with zero_terminal_snr or "
+                "schedule flow it must be v or flow"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fits_together(self) -> Diffusion:
         if len(self.attention) != len(self.widths):
             raise ValueError(f"attention needs one entry a level: {len(self.widths)}")
@@ -383,11 +399,21 @@ class Sample(Section):
     images: Count = 1000
     """How many images."""
     steps: Annotated[int, Field(ge=1)] = 50
-    """DDIM steps."""
+    """Steps, each of one pass through the network."""
+    sampler: Literal["ddim", "dpm", "unipc"] | None = None
+    """How a step is made: ddim, of first order; dpm, DPM-Solver++(2M, arXiv 2211.01095); unipc
+    (UniPC-2, arXiv 2302.04867), which needs the fewest steps. Null takes ddim."""
+    spacing: Literal["angle", "even"] | None = None
+    """Where the steps are: even in the angle between signal and noise, or even in time, as
+    Medfusion samples. Null takes angle."""
     eta: Share = 0.0
-    """Noise added at each step: 0 is deterministic DDIM, 1 as much as DDPM."""
+    """Noise added at each step of ddim: 0 is deterministic, 1 as much as DDPM."""
     guidance: NonNegative = 1.0
     """Classifier-free guidance: 0 ignores the condition, 1 follows it, more exaggerates it."""
+    guidance_interval: tuple[NonNegative, NonNegative] | None = None
+    """Guide only above the first and up to the second noise level (noise over signal: 0 is clean,
+    1 is half and half); elsewhere the condition is followed, in one pass instead of two (arXiv
+    2404.07724). Null guides everywhere."""
     batch: Count = 32
     """Images at a time; what an image looks like does not depend on it."""
     labels: Mapping[str, Mapping[str, NonNegative]] | None = None
@@ -396,6 +422,24 @@ class Sample(Section):
     out: {} asks for no labels."""
     generator: Literal["diffusion", "memorize"] = "diffusion"
     """`memorize` hands out training images through the autoencoder, to show that the gate works."""
+
+    @model_validator(mode="after")
+    def _can_be_drawn(self) -> Sample:
+        if self.eta > 0 and self.sampler in ("dpm", "unipc"):
+            raise ValueError(
+                f"eta {self.eta:g} is DDIM's: sampler {self.sampler} adds no noise; set eta to 0, "
+                f"or sampler to ddim"
+            )
+        if self.guidance_interval is not None:
+            low, high = self.guidance_interval
+            if low >= high:
+                raise ValueError(f"guidance_interval must rise, got {low:g} to {high:g}")
+            if self.guidance in (0.0, 1.0):
+                raise ValueError(
+                    f"guidance_interval says where to guide, which guidance {self.guidance:g} does "
+                    f"nowhere: set guidance above 1, or guidance_interval to null"
+                )
+        return self
 
 
 class Validate(Section):

@@ -13,8 +13,9 @@ import torch
 from . import protocol
 from .cohort import Cohort, Record, to_pixels
 from .models.autoencoder import Autoencoder
-from .models.denoiser import Denoiser, encode_conditions, guided
-from .models.diffusion import Schedule, ddim, noise_like, spaced_times
+from .models.denoiser import Denoiser, encode_conditions, guided, guided_times
+from .models.diffusion import Schedule, noise_like
+from .models.solvers import solve
 from .runtime import derive_seed, ranks, write_bytes
 from .vocabulary import Vocabulary
 
@@ -40,21 +41,20 @@ def sample(
     are asked for.
     """
     tokens = encode_conditions(vocabulary, conditions)
-    schedule = Schedule(diffusion.schedule, diffusion.timesteps)
-    pairs = spaced_times(schedule, settings.steps)
+    schedule = Schedule.of(diffusion)
+    times = guided_times(schedule, settings.guidance_interval)
     made = []
     for start in range(0, len(tokens), settings.batch):
         rows = [min(start + i, len(tokens) - 1) for i in range(settings.batch)]
         generators = [torch.Generator().manual_seed(seeds[row]) for row in rows]
         with torch.inference_mode():
             noise = noise_like(_latent(denoiser, len(rows), device), generators)
-            z = ddim(
-                guided(denoiser, tokens[rows].to(device), settings.guidance),
+            z = solve(
+                guided(denoiser, tokens[rows].to(device), settings.guidance, times=times),
                 noise,
                 schedule,
-                pairs,
+                settings,
                 objective=diffusion.objective,
-                eta=settings.eta,
                 generators=generators,
             )
             made.append(autoencoder.decode(z).float().cpu()[: len(tokens) - start])

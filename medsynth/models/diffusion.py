@@ -3,8 +3,14 @@
 Words as the papers write them: x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, time t = 0 the
 least noisy of T steps. The clean end, abar = 1, is one step below t = 0.
 
+Rectified flow walks the straight line (1 - s) x_0 + s eps with velocity eps - x_0. Divided by
+sqrt((1 - s)^2 + s^2) that line is an x_t as above, with abar = (1 - s)^2 / ((1 - s)^2 + s^2): the
+schedule `flow`. So the network sees inputs of unit variance, DDIM is Euler's method on the line,
+and all that goes through `Schedule.split` needs to know nothing of it.
+
 Source: Ho et al., arXiv 2006.11239 (forward process); Song et al., arXiv 2010.02502 (DDIM);
-Salimans & Ho, arXiv 2202.00512 (v prediction); Hang et al., arXiv 2303.09556 (min-SNR).
+Salimans & Ho, arXiv 2202.00512 (v prediction); Hang et al., arXiv 2303.09556 (min-SNR); Liu et
+al., arXiv 2209.03003 (rectified flow); Lin et al., arXiv 2305.08891 (zero terminal SNR).
 """
 
 from __future__ import annotations
@@ -12,18 +18,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
 import torch
 
-Objective = Literal["v", "eps"]
+from .. import protocol
+
+Objective = Literal["v", "eps", "flow"]
 CLEAN = -1
 """The time below t = 0, where no noise is left."""
 
 Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(x_t (N, ...), t (N,) int64) -> prediction (N, ...), v or eps as the objective says."""
+"""(x_t (N, ...), t (N,) int64) -> prediction (N, ...), of what the objective says."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +39,32 @@ class Schedule:
     """How noise grows over `timesteps` steps.
 
     `scaled_linear` is Medfusion's (beta 0.002 to 0.02, even in the root); `cosine` is Nichol &
-    Dhariwal's (arXiv 2102.09672) with beta at most 0.999.
+    Dhariwal's (arXiv 2102.09672) with beta at most 0.999; `flow` is rectified flow's straight
+    line. With `zero_terminal` the last time is pure noise, abar = 0, as in `flow` it always is.
     """
 
-    kind: Literal["scaled_linear", "cosine"]
+    kind: Literal["scaled_linear", "cosine", "flow"]
     timesteps: int
+    zero_terminal: bool = False
+
+    @classmethod
+    def of(cls, settings: protocol.Diffusion) -> Schedule:
+        """Return the schedule that a protocol asks for."""
+        return cls(settings.schedule, settings.timesteps, bool(settings.zero_terminal_snr))
 
     @cached_property
     def abar(self) -> np.ndarray:
         """(T,) float64: the share of the signal's variance that is left at each time."""
+        abar = self._abar()
+        if not self.zero_terminal:
+            return abar
+        signal = np.sqrt(abar)  # shifted to end at 0, stretched to begin where it did
+        return ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])) ** 2
+
+    def _abar(self) -> np.ndarray:
+        if self.kind == "flow":
+            s = np.arange(1, self.timesteps + 1) / self.timesteps
+            return (1 - s) ** 2 / ((1 - s) ** 2 + s**2)
         if self.kind == "scaled_linear":
             betas = np.linspace(math.sqrt(0.002), math.sqrt(0.02), self.timesteps) ** 2
         else:
@@ -57,7 +82,7 @@ class Schedule:
         self, t: torch.Tensor, like: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return sqrt(abar_t) and sqrt(1 - abar_t), shaped to multiply `like` (N, ...)."""
-        table = torch.as_tensor(self.abar, device=t.device)[t]
+        table = _abar_on(self, t.device)[t]
         table = table.reshape(-1, *[1] * (like.ndim - 1))
         return table.sqrt().to(like.dtype), (1 - table).sqrt().to(like.dtype)
 
@@ -69,29 +94,50 @@ class Schedule:
     def target(
         self, x_0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor, objective: Objective
     ) -> torch.Tensor:
-        """Return the denoiser's target: eps, or v = sqrt(abar) eps - sqrt(1 - abar) x_0."""
+        """Return the denoiser's target: eps, v = sqrt(abar) eps - sqrt(1 - abar) x_0, or the
+        flow's velocity eps - x_0."""
         if objective == "eps":
             return eps
+        if objective == "flow":
+            return eps - x_0
         signal, noise = self.signal_noise(t, x_0)
         return signal * eps - noise * x_0
 
     def weight(self, t: torch.Tensor, objective: Objective, gamma: float | None) -> torch.Tensor:
-        """Return the min-SNR loss weights (N,) float32, 1 everywhere where gamma is None."""
+        """Return the min-SNR loss weights (N,) float32, 1 everywhere where gamma is None.
+
+        An error in the image weighs min(snr, gamma), so that pure noise weighs nothing.
+        """
         if gamma is None:
             return torch.ones(len(t), device=t.device)
-        abar = torch.as_tensor(self.abar, device=t.device)[t]
+        abar = _abar_on(self, t.device)[t]
         snr = abar / (1 - abar)
         scale = snr if objective == "eps" else snr + 1
+        if objective == "flow":
+            scale = scale * (abar.sqrt() + (1 - abar).sqrt()) ** 2
         return (snr.clamp(max=gamma) / scale).float()
 
     def split(
         self, prediction: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor, objective: Objective
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the (x_0, eps) that a prediction at x_t stands for."""
+        """Return the (x_0, eps) that a prediction at x_t stands for.
+
+        Only eps prediction divides by the signal; it can't be had where there is none.
+        """
         signal, noise = self.signal_noise(t, x_t)
         if objective == "eps":
             return (x_t - noise * prediction) / signal, prediction
+        if objective == "flow":
+            line = signal + noise  # 1 to sqrt(2): x_t = (signal x_0 + noise eps), sum of weights
+            return (x_t - noise * prediction) / line, (x_t + signal * prediction) / line
         return signal * x_t - noise * prediction, noise * x_t + signal * prediction
+
+
+@lru_cache(maxsize=16)
+def _abar_on(schedule: Schedule, device: torch.device) -> torch.Tensor:
+    """Keep a schedule's table on a device: copying it there at each step would wait for it."""
+    with torch.inference_mode(False):
+        return torch.as_tensor(schedule.abar, device=device)
 
 
 def spaced_times(schedule: Schedule, steps: int) -> list[tuple[int, int]]:
@@ -144,7 +190,7 @@ def _step(x_0, eps, schedule: Schedule, t: int, t_prev: int, *, eta: float, gene
         return x_0
     abar, abar_prev = float(schedule.abar[t]), float(schedule.abar[t_prev])
     sigma = eta * math.sqrt((1 - abar_prev) / (1 - abar) * (1 - abar / abar_prev))
-    x = math.sqrt(abar_prev) * x_0 + math.sqrt(1 - abar_prev - sigma**2) * eps
+    x = math.sqrt(abar_prev) * x_0 + math.sqrt(max(0.0, 1 - abar_prev - sigma**2)) * eps
     return x + sigma * noise_like(x, generators) if sigma > 0 else x
 
 

@@ -41,6 +41,15 @@ def denoising_loss(
     return error.flatten(1).mean(1) * schedule.weight(t, settings.objective, settings.min_snr_gamma)
 
 
+def times_at(
+    shares: torch.Tensor, schedule: Schedule, settings: protocol.Diffusion
+) -> torch.Tensor:
+    """Return the times, int64, below which lie these shares in [0, 1) of what training draws."""
+    if settings.times == "logit_normal":
+        shares = torch.sigmoid(torch.special.ndtri(shares))
+    return (shares * schedule.timesteps).long().clamp(max=schedule.timesteps - 1)
+
+
 def encode_views(
     autoencoder: Autoencoder, frames: Frames, symmetry: Symmetry, path: Path, device: str
 ) -> np.ndarray:
@@ -85,7 +94,7 @@ def fit_diffusion(
     torch.manual_seed(derive_seed(seed, "diffusion", "start"))
     _, count, channels, size, _ = latents.shape
     denoiser = Denoiser.build(settings, latent_channels=channels, latent_px=size, tokens=tokens)
-    schedule = Schedule(settings.schedule, settings.timesteps)
+    schedule = Schedule.of(settings)
 
     def batch(start: int, wanted: int):
         chosen = draw(
@@ -99,7 +108,7 @@ def fit_diffusion(
 
     def loss(modules: Modules, drawn):
         z, condition = drawn
-        t = torch.randint(0, schedule.timesteps, (len(z),), device=device)
+        t = _draw_times(len(z), schedule, settings, device)
         condition = drop_condition(condition, settings.condition_dropout)
         eps = torch.randn_like(z)
         value = denoising_loss(modules["denoiser"], z, condition, t, eps, schedule, settings).mean()
@@ -161,3 +170,11 @@ def fit_diffusion(
     if writes():
         trained.save(folder)
     return trained
+
+
+def _draw_times(
+    count: int, schedule: Schedule, settings: protocol.Diffusion, device: str
+) -> torch.Tensor:
+    if settings.times is None:
+        return torch.randint(0, schedule.timesteps, (count,), device=device)
+    return times_at(torch.rand(count, device=device), schedule, settings)

@@ -32,7 +32,7 @@ from ..runtime import ranks
 from ..vocabulary import NULL
 from . import clipping
 from .clipping import Inputs, Loss, PatientGradients
-from .diffusion import denoising_loss
+from .diffusion import denoising_loss, times_at
 from .loop import State, Task
 from .sampling import Patients, Secret
 
@@ -131,9 +131,9 @@ def noised(
         dropped = random.random(len(z)) < settings.condition_dropout
         condition = torch.where(torch.from_numpy(dropped)[:, None], NULL, condition)
         share = (np.arange(levels) + random.random((len(chosen), levels))) / levels
-        t = np.minimum((share * schedule.timesteps).astype(np.int64), schedule.timesteps - 1)
+        t = times_at(torch.from_numpy(share), schedule, settings)
         eps = torch.from_numpy(random.standard_normal(tuple(z.shape), dtype=np.float32))
-        return tuple(x.to(device) for x in (z, condition, torch.from_numpy(t).flatten(), eps))
+        return tuple(x.to(device) for x in (z, condition, t.flatten(), eps))
 
     return draw
 
@@ -175,7 +175,7 @@ def make_private(
     error = check_gradients(denoiser, settings, latent_shape=latents.shape[2:], device=device)
     secret, spent = Secret.open(folder / "secret"), Account(account)
     ledger = _open_ledger(folder / LEDGER, settings, len(who), secret.id, spent, error)
-    schedule = Schedule(settings.schedule, settings.timesteps)
+    schedule = Schedule.of(settings)
     step = Step(
         player="denoiser",
         settings=settings.private,
@@ -220,7 +220,7 @@ def check_gradients(
     latents = random.standard_normal((1, count, *latent_shape), dtype=np.float32)
     tokens = denoiser.tokens.num_embeddings
     conditions = torch.from_numpy(random.integers(0, tokens, (1, count, 2)))
-    schedule = Schedule(settings.schedule, settings.timesteps)
+    schedule = Schedule.of(settings)
     inputs = noised(latents, conditions, schedule, settings, device)(np.arange(count), random)
     loss, levels = loss_at_levels(schedule, settings), settings.private.noise_levels
     with clipping.exact():

@@ -56,7 +56,7 @@ def open_model(
 
     Labels that the vocabulary does not have are left to the null token.
     """
-    schedule = Schedule(diffusion.schedule, diffusion.timesteps)
+    schedule = Schedule.of(diffusion)
     known = set(vocabulary.tokens)
 
     def encode(images: np.ndarray) -> np.ndarray:

@@ -10,6 +10,8 @@ import torch
 from medsynth.models.diffusion import CLEAN, Schedule, ddim, noise_like, spaced_times
 
 KINDS = ("scaled_linear", "cosine")
+PURE = [Schedule("scaled_linear", 1000, True), Schedule("cosine", 1000, True)]
+PURE += [Schedule("flow", 1000), Schedule("flow", 1000, True)]
 
 
 def best_denoiser(schedule: Schedule, std: float, objective: str):
@@ -145,3 +147,89 @@ def test_noise_only_grows(kind):
     assert (np.diff(abar) < 0).all()
     assert abar[0] > 0.99
     assert abar[-1] < 1e-2
+
+
+# Pure noise at the last time, and the straight line ---------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rescaling_to_pure_noise_agrees_with_diffusers(kind):
+    from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+
+    plain = Schedule(kind, 1000).abar
+    betas = 1 - plain / np.concatenate([[1.0], plain[:-1]])
+    expected = np.cumprod(1 - rescale_zero_terminal_snr(torch.from_numpy(betas)).numpy())
+    np.testing.assert_allclose(Schedule(kind, 1000, True).abar, expected, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("schedule", PURE, ids=str)
+def test_the_last_time_is_pure_noise_and_the_first_hardly_any(schedule):
+    assert schedule.abar[-1] == 0.0
+    assert schedule.abar[0] > 0.99
+    assert (np.diff(schedule.abar) < 0).all()
+    assert schedule.angle(999) == pytest.approx(math.pi / 2)
+    x_0, eps = torch.randn(2, 3, 4).unbind(0)
+    assert torch.equal(schedule.add_noise(x_0, eps, torch.full((3,), 999)), eps)
+
+
+@pytest.mark.parametrize("schedule", PURE, ids=str)
+@pytest.mark.parametrize("objective", ["v", "flow"])
+def test_a_true_target_splits_back_at_every_time_pure_noise_included(schedule, objective):
+    t = torch.arange(1000)
+    x_0, eps = torch.randn(2, 1000, 3, dtype=torch.float64).unbind(0)
+    target = schedule.target(x_0, eps, t, objective)
+    again_x, again_eps = schedule.split(target, schedule.add_noise(x_0, eps, t), t, objective)
+    torch.testing.assert_close(again_x, x_0, rtol=0, atol=1e-9)
+    torch.testing.assert_close(again_eps, eps, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", PURE, ids=str)
+@pytest.mark.parametrize("objective", ["v", "flow"])
+@pytest.mark.parametrize("std", [0.5, 1.0, 2.0])
+def test_ddim_from_pure_noise_agrees_with_the_closed_form(schedule, objective, std):
+    def denoise(x, t):
+        abar = torch.as_tensor(schedule.abar)[t][:, None]
+        share = abar * std**2 + 1 - abar
+        x_0, eps = std**2 * abar.sqrt() * x / share, (1 - abar).sqrt() * x / share
+        return schedule.target(x_0, eps, t, objective)
+
+    pairs = spaced_times(schedule, 30)
+    x = torch.linspace(-3, 3, 41, dtype=torch.float64).reshape(-1, 1)
+    made = ddim(denoise, x, schedule, pairs, objective=objective)
+    assert (made - closed_form(schedule, std, pairs) * x).abs().max() < 1e-4
+    generators = [torch.Generator().manual_seed(i) for i in range(len(x))]
+    noisy = ddim(denoise, x, schedule, pairs, objective=objective, eta=1.0, generators=generators)
+    assert noisy.isfinite().all()
+
+
+def test_ddim_on_the_flow_schedule_is_euler_s_method_on_the_straight_line():
+    schedule, rate = Schedule("flow", 1000), torch.randn(5, 5, dtype=torch.float64)
+    pairs = spaced_times(schedule, 12)
+
+    def velocity(x, s):  # any field, of a point on the line
+        return (x @ rate).tanh() * (1 + s)
+
+    def denoise(x_t, t):
+        s = (t[0].item() + 1) / 1000
+        return velocity(x_t * math.hypot(1 - s, s), s)
+
+    noise = torch.randn(7, 5, dtype=torch.float64)
+    x = noise.clone()
+    for t, before in pairs:
+        s, s_next = (t + 1) / 1000, (before + 1) / 1000
+        x = x + (s_next - s) * velocity(x, s)
+    made = ddim(denoise, noise, schedule, pairs, objective="flow")
+    torch.testing.assert_close(made, x, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", PURE, ids=str)
+def test_min_snr_weighs_an_error_in_the_image_alike_whatever_is_predicted(schedule):
+    t = torch.arange(1000)
+    x_t, target, error = torch.randn(3, 1000, 4, dtype=torch.float64).unbind(0)
+    snr = torch.as_tensor(schedule.abar / (1 - schedule.abar))
+    for objective in ("v", "flow"):
+        wrong = schedule.split(target + error, x_t, t, objective)[0]
+        right = schedule.split(target, x_t, t, objective)[0]
+        in_image = ((wrong - right) ** 2).mean(1) * snr.clamp(max=5.0)
+        weighed = (error**2).mean(1) * schedule.weight(t, objective, 5.0)
+        torch.testing.assert_close(weighed, in_image, rtol=1e-4, atol=1e-9)

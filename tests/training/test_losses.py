@@ -20,7 +20,7 @@ from medsynth.training.augment import (
     views_of,
 )
 from medsynth.training.autoencoder import ReconstructionLoss, fit_autoencoder, kl_divergence
-from medsynth.training.diffusion import denoising_loss, encode_views
+from medsynth.training.diffusion import denoising_loss, encode_views, times_at
 from medsynth.training.lens import contrast
 
 
@@ -49,7 +49,7 @@ def test_reconstruction_loss_is_zero_for_the_same_and_grows_with_error():
     assert values[0] < values[1] < values[2]
 
 
-@pytest.mark.parametrize("objective", ["v", "eps"])
+@pytest.mark.parametrize("objective", ["v", "eps", "flow"])
 def test_perfect_prediction_has_no_loss(objective):
     schedule = Schedule("cosine", 100)
     settings = protocol.Diffusion(objective=objective)
@@ -57,6 +57,20 @@ def test_perfect_prediction_has_no_loss(objective):
     truth = schedule.target(z, eps, t, objective)
     loss = denoising_loss(lambda *_: truth, z, None, t, eps, schedule, settings)
     assert torch.equal(loss, torch.zeros(3))
+
+
+def test_logit_normal_times_are_distributed_as_their_name_says():
+    settings = protocol.Diffusion(times="logit_normal")
+    shares = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    times = times_at(shares, Schedule.of(settings), settings)
+    logits = torch.logit((times + 0.5) / 1000)
+    assert logits.mean().item() == pytest.approx(0.0, abs=0.01)
+    assert logits.std().item() == pytest.approx(1.0, abs=0.01)
+    plain = times_at(shares, Schedule("cosine", 1000), protocol.Diffusion())
+    assert torch.equal(plain.bincount(), torch.full((1000,), 100))
+    ends = times_at(torch.tensor([0.0, 1.0 - 1e-9]).double(), Schedule("flow", 1000), settings)
+    assert ends.tolist()[0] == 0
+    assert ends.max() <= 999
 
 
 def test_contrast_is_low_for_pairs_and_high_for_strangers():
