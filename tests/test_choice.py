@@ -140,7 +140,9 @@ def test_choice_depends_on_how_images_are_drawn_and_a_training_without_one_does_
         return Run(Path(), study(**changes)).settings("diffusion")
 
     assert settings(**CHOOSE) != settings(**CHOOSE, **{"sample.guidance": 2.0})
+    assert settings(**CHOOSE) != settings(**CHOOSE, **{"sample.sampler": "unipc"})
     assert settings(**CHOOSE) == settings(**CHOOSE, **{"sample.images": 7})
+    assert settings(**CHOOSE)["drawn"].keys() == {"guidance", "eta", "labels"}  # as ever
     assert settings() == settings(**{"sample.guidance": 2.0})
 
 

@@ -197,6 +197,26 @@ def test_digest_ignores_comments_order_and_spelled_out_defaults():
     assert parse(shuffled).digest == parse(SMALLEST).digest
 
 
+@pytest.mark.parametrize(("knobs", "fault"), [
+    ({"eta": 0.5, "sampler": "unipc"}, "eta 0.5 is DDIM's: sampler unipc adds no noise"),
+    ({"eta": 1.0, "sampler": "dpm"}, "eta 1 is DDIM's: sampler dpm adds no noise"),
+    ({"guidance": 2.0, "guidance_interval": [3.0, 0.5]}, "must rise, got 3 to 0.5"),
+    ({"guidance_interval": [0.5, 3.0]}, "which guidance 1 does nowhere"),
+])  # fmt: skip
+def test_knobs_of_sampling_that_do_not_go_together_are_refused(knobs, fault):
+    with pytest.raises(ProtocolError, match=fault):
+        parse(SMALLEST, changes={f"sample.{name}": value for name, value in knobs.items()})
+
+
+@pytest.mark.parametrize("knobs", [
+    {"eta": 0.5, "sampler": "ddim"}, {"eta": 0.5}, {"sampler": "dpm", "spacing": "even"},
+    {"guidance": 2.0, "guidance_interval": [0.5, 3.0], "sampler": "unipc"},
+])  # fmt: skip
+def test_knobs_of_sampling_that_go_together_are_read(knobs):
+    study = parse(SMALLEST, changes={f"sample.{name}": value for name, value in knobs.items()})
+    assert knobs.items() <= study.section("sample").items()
+
+
 @pytest.mark.parametrize("change", [
     {"seed": 1}, {"image.size_px": 128}, {"card.title": "x"}, {"sample.labels": {"d": {"a": 1}}},
 ])  # fmt: skip

@@ -37,22 +37,47 @@ def draw(models, conditions, seeds, **knobs) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("eta", [0.0, 1.0])
+WAYS = {
+    "ddim": {},
+    "noisy": {"eta": 1.0, "sampler": "ddim"},
+    "dpm": {"sampler": "dpm", "spacing": "even"},
+    "unipc": {"sampler": "unipc"},
+    "interval": {"sampler": "unipc", "guidance": 2.0, "guidance_interval": (0.5, 3.0)},
+}
+
+
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_image_depends_on_its_seed_and_condition_alone(models, eta, guidance):
+@pytest.mark.parametrize("way", WAYS)
+def test_image_depends_on_its_seed_and_condition_alone(models, way, guidance):
+    knobs = {"guidance": guidance, **WAYS[way]}
     conditions, seeds = [LABELS[i % 2] for i in range(6)], [11, 12, 13, 14, 15, 16]
-    together = draw(models, conditions, seeds, eta=eta, guidance=guidance)
+    together = draw(models, conditions, seeds, **knobs)
     order = [4, 0, 5, 2]
     apart = draw(
         models,
         [conditions[i] for i in order],
         [seeds[i] for i in order],
-        eta=eta,
-        guidance=guidance,
-        batch=3,
+        **{"batch": 3, **knobs},
     )
     np.testing.assert_allclose(apart, together[order], atol=1e-4)
     assert abs(together[0] - together[2]).max() > 0.01
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_image_is_the_same_to_the_bit_whoever_fills_its_batch(models, way):
+    conditions, seeds = [LABELS[i % 2] for i in range(6)], [11, 12, 13, 14, 15, 16]
+    together = draw(models, conditions, seeds, **WAYS[way])
+    alone = draw(models, conditions[4:5], seeds[4:5], **WAYS[way])
+    np.testing.assert_array_equal(alone[0], together[4])
+
+
+def test_guidance_in_an_interval_is_neither_guidance_everywhere_nor_none(models):
+    plain, everywhere, within = (
+        draw(models, LABELS, [7, 8], sampler="unipc", **knobs)
+        for knobs in ({}, {"guidance": 3.0}, {"guidance": 3.0, "guidance_interval": (0.5, 3.0)})
+    )
+    assert abs(within - plain).max() > 1e-4
+    assert abs(within - everywhere).max() > 1e-4
 
 
 def test_another_condition_is_another_image(models):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Progress = Callable[[str, float], None]
 TESTED = "memorization.p_value"
 LEVEL = 0.05
+DRAWN = ("guidance", "eta", "labels")  # how images are drawn, of the section sample
+DRAWN_SINCE = ("sampler", "spacing", "guidance_interval")  # null in older runs, which stay valid
 
 
 def silent(what: str, share: float) -> None:
@@ -86,7 +88,8 @@ class Run:
             settings["labels"] = {name: sorted(shares[name]) for name in sorted(shares)}
         if stage == "diffusion" and self.protocol.diffusion.choose is not None:
             drawn = self.protocol.section("sample")
-            settings["drawn"] = {name: drawn[name] for name in ("guidance", "eta", "labels")}
+            since = {name: drawn[name] for name in DRAWN_SINCE if drawn[name] is not None}
+            settings["drawn"] = {name: drawn[name] for name in DRAWN} | since
         if stage == "evidence" and level_of_test(self.protocol) != LEVEL:
             settings["level"] = level_of_test(self.protocol)
         return settings

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .. import __version__, domains
 from ..finding import Finding, Verdict
-from ..protocol import Protocol
+from ..protocol import Protocol, Sample
 from . import wording
 
 LICENCE_IDS = (
@@ -35,6 +35,7 @@ LICENCE_IDS = (
     "pddl",
 )
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
+SAMPLERS = {"ddim": "DDIM", "dpm": "DPM-Solver++(2M)", "unipc": "UniPC"}
 NOT_LOOKED_FOR = (
     ("reconstruction", "How faithfully the autoencoder keeps an image."),
     ("fidelity", "How close the cohort as a whole comes to real images."),
@@ -104,8 +105,7 @@ def study_rows(protocol: Protocol) -> list[tuple[str, str]]:
     """Return what a reader asks of a study, as (question, answer); no path is among them."""
     image, sample = protocol.image, protocol.sample
     made = (
-        f"DDIM, {wording.count(sample.steps, 'step')}, guidance {sample.guidance:g}, "
-        f"eta {sample.eta:g}"
+        _drawn(sample)
         if sample.generator == "diffusion"
         else "training images handed out through the autoencoder (to show that the gate works)"
     )
@@ -127,6 +127,19 @@ def study_rows(protocol: Protocol) -> list[tuple[str, str]]:
         ("Sampling", made),
         ("Random seed", str(protocol.seed)),
     ]
+
+
+def _drawn(sample: Sample) -> str:
+    """Say how the diffusion model's images were drawn."""
+    sampler = sample.sampler or "ddim"
+    steps, guidance = wording.count(sample.steps, "step"), f"guidance {sample.guidance:g}"
+    if sample.spacing == "even":
+        steps += " even in time"
+    if sample.guidance_interval is not None:
+        low, high = sample.guidance_interval
+        guidance += f" between noise levels {low:g} and {high:g}"
+    words = [SAMPLERS[sampler], steps, guidance]
+    return ", ".join([*words, f"eta {sample.eta:g}"] if sampler == "ddim" else words)
 
 
 def split_rows(split: Mapping[str, Any]) -> list[tuple[str, int, int]]:

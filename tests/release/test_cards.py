@@ -1,0 +1,23 @@
+"""What a card says of how the images were drawn."""
+
+import pytest
+from tiny import study
+
+from medsynth.release.cards import study_rows
+
+WAYS = [
+    ({}, "DDIM, 4 steps, guidance 1, eta 0"),
+    ({"sampler": "ddim", "eta": 0.5}, "DDIM, 4 steps, guidance 1, eta 0.5"),
+    ({"sampler": "unipc", "steps": 1}, "UniPC, 1 step, guidance 1"),
+    ({"sampler": "dpm", "spacing": "even"}, "DPM-Solver++(2M), 4 steps even in time, guidance 1"),
+    (
+        {"guidance": 2.0, "guidance_interval": [0.5, 3.0]},
+        "DDIM, 4 steps, guidance 2 between noise levels 0.5 and 3, eta 0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("knobs", "said"), WAYS)
+def test_card_says_how_images_were_drawn(knobs, said):
+    changed = study(**{f"sample.{name}": value for name, value in knobs.items()})
+    assert said in dict(study_rows(changed)).values()
