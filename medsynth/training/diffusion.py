@@ -16,7 +16,8 @@ from ..data.loader import Frames, draw
 from ..domains import Symmetry
 from ..models.autoencoder import Autoencoder
 from ..models.denoiser import Denoiser, drop_condition, guided
-from ..models.diffusion import Schedule, ddim, spaced_times
+from ..models.diffusion import Schedule
+from ..models.solvers import solve
 from ..pictures import write_grid
 from ..runtime import derive_seed, writes
 from .augment import views_of
@@ -130,11 +131,11 @@ def fit_diffusion(
     def preview(modules: Modules, path: Path) -> None:
         noise = torch.randn(SHOWN, channels, size, size).to(device)
         shown = conditions[0, torch.arange(SHOWN) % count].to(device)
-        z = ddim(
+        z = solve(
             guided(modules["denoiser"], shown, 1.0),
             noise,
             schedule,
-            spaced_times(schedule, SHOWN_STEPS),
+            protocol.Sample(steps=SHOWN_STEPS, sampler="unipc"),
             objective=settings.objective,
         )
         write_grid(path, autoencoder.to(device).decode(z).cpu().numpy(), columns=8)
