@@ -91,6 +91,12 @@ class Cohort:
         return group_patients(self.records)
 
     @cached_property
+    def pictures(self) -> np.ndarray:
+        """(N,) int64: the number of each image's picture, which linked duplicates share, in order
+        of first appearance."""
+        return group_pictures(self.records)
+
+    @cached_property
     def digest(self) -> str:
         """sha256 over records and pixels: two cohorts with the same digest are the same."""
         pixels = hashlib.sha256()
@@ -184,6 +190,13 @@ def group_patients(records: Sequence[Record]) -> np.ndarray:
     roots = [root(i) for i in range(len(records))]
     numbers = {value: number for number, value in enumerate(dict.fromkeys(roots))}
     return np.array([numbers[value] for value in roots], np.int64)
+
+
+def group_pictures(records: Sequence[Record]) -> np.ndarray:
+    """Return (N,) int64 picture numbers; images linked as duplicates show one picture."""
+    numbers: dict[tuple[str, int], int] = {}
+    keys = [("link", r.link) if r.link >= 0 else ("image", i) for i, r in enumerate(records)]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
 
 
 def records_csv(records: Iterable[Record]) -> str:

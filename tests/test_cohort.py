@@ -14,6 +14,7 @@ from medsynth.cohort import (
     Cohort,
     Record,
     group_patients,
+    group_pictures,
     parse_records,
     records_csv,
     to_pixels,
@@ -195,3 +196,9 @@ def test_tiles_of_one_file_are_one_patient_where_nobody_knows_whose():
 def test_duplicates_join_two_pseudonyms_into_one_patient():
     pairs = [("a", -1), ("b", 7), ("a", 7), ("c", -1), ("b", -1)]
     assert group_patients(as_records(pairs)).tolist() == [0, 0, 0, 1, 0]
+
+
+def test_linked_images_show_one_picture_and_all_others_one_each():
+    links = [4, -1, 4, -1, 0]
+    records = [Record(f"i{i}", "real", patient="p", link=link) for i, link in enumerate(links)]
+    assert group_pictures(records).tolist() == [0, 1, 0, 2, 3]

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..cohort import Cohort
+from ..cohort import Cohort, group_pictures
 from ..runtime import derive_seed
 
 
@@ -49,10 +49,7 @@ class Frames:
 
         Linked duplicates share a number: they count once in training.
         """
-        pictures: dict[tuple[str, int], int] = {}
-        links = [self.cohort.records[i].link for i in self.chosen]
-        keys = [("link", link) if link >= 0 else ("image", i) for i, link in enumerate(links)]
-        return np.array([pictures.setdefault(key, len(pictures)) for key in keys], np.int64)
+        return group_pictures([self.cohort.records[i] for i in self.chosen])
 
     @property
     def weights(self) -> np.ndarray:

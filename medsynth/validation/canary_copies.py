@@ -15,7 +15,6 @@ import numpy as np
 from ..finding import Finding
 from ..runtime import choose_device, derive_seed
 from . import Case, search
-from .nearest import Nearest
 from .statistics import conformal_threshold
 
 HELD_OUT = 500  # images at most from which the threshold is taken
@@ -35,15 +34,15 @@ def find(case: Case) -> Copies:
     """Find the synthetic images that copy a canary that was trained on; none without canaries."""
     if case.canaries is None:
         return Copies(np.zeros(len(case.synthetic), bool), 0.0)
-    canaries, symmetry, device = case.canaries, case.domain.symmetries, choose_device()
-    seen = search.look(canaries.cohort, case.lens, symmetry, device=device, mirrored=False)
-    gallery = search.build(seen, np.arange(len(seen)), symmetry)
-
-    def nearest(images: search.Images) -> Nearest:
-        looked = search.look(images, case.lens, symmetry, device=device)
-        among = {"canaries": np.ones(len(seen), bool)}
-        return search.search(looked, gallery, among, candidates=CANDIDATES)["canaries"].registered
-
+    canaries = case.canaries
+    nearest = search.finder(
+        canaries.cohort,
+        np.arange(len(canaries.cohort)),
+        case.lens,
+        case.domain.symmetries,
+        candidates=CANDIDATES,
+        device=choose_device(),
+    )
     rng = np.random.default_rng(derive_seed(case.seed, "canary copies"))
     held_out = nearest(case.holdout.take(rng.permutation(len(case.holdout))[:HELD_OUT]))
     threshold, rate = conformal_threshold(held_out.score, case.settings.quarantine)

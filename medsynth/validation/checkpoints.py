@@ -33,6 +33,7 @@ from ..protocol import Choose
 from ..runtime import choose_device, derive_seed
 from . import search
 from .nearest import Nearest
+from .statistics import one_of_each
 
 CANDIDATES = 20
 SEEN_PX = 8  # the side of the picture that a candidate may also be found by
@@ -88,10 +89,15 @@ class Watch:
     def __init__(
         self, train: Cohort, validation: Cohort, domain: Domain, settings: Choose, *, seed: int
     ):
-        self.domain = domain
-        order = np.random.default_rng(derive_seed(seed, "gallery")).permutation(len(train))
-        self.order, seen = order, self._look(train.take(order), mirrored=False)
-        self.gallery = search.build(seen, train.patients[order], domain.symmetries)
+        self.order = np.random.default_rng(derive_seed(seed, "gallery")).permutation(len(train))
+        self._nearest = search.finder(
+            train.take(self.order),
+            train.patients[self.order],
+            small_picture,
+            domain.symmetries,
+            candidates=CANDIDATES,
+            device=choose_device(),
+        )
         one_each = one_a_patient(validation.patients, seed=derive_seed(seed, "validation"))
         scores = np.sort(self._nearest(validation.take(one_each)).score)
         rank = rank_of(len(scores), settings.false_alarms)
@@ -102,17 +108,6 @@ class Watch:
         counts within the training cohort."""
         found = self._nearest(images)
         return Nearest(self.order[found.image], found.patient, found.similarity, found.score)
-
-    def _nearest(self, images: search.Images) -> Nearest:
-        everyone = {"train": np.ones(len(self.order), bool)}
-        seen = self._look(images)
-        return search.search(seen, self.gallery, everyone, candidates=CANDIDATES)[
-            "train"
-        ].registered
-
-    def _look(self, images: search.Images, *, mirrored: bool = True) -> search.Look:
-        symmetry, device = self.domain.symmetries, choose_device()
-        return search.look(images, small_picture, symmetry, device=device, mirrored=mirrored)
 
 
 def small_picture(images: np.ndarray) -> np.ndarray:
@@ -127,9 +122,7 @@ def small_picture(images: np.ndarray) -> np.ndarray:
 
 def one_a_patient(patients: np.ndarray, *, seed: int) -> np.ndarray:
     """Return the index of one image of each patient, drawn at random, in ascending order."""
-    order = np.random.default_rng(seed).permutation(len(patients))
-    _, first = np.unique(np.asarray(patients)[order], return_index=True)
-    return np.sort(order[first])
+    return np.sort(one_of_each(patients, np.random.default_rng(seed)))
 
 
 def choose(copying: Sequence[bool]) -> int:

@@ -298,5 +298,4 @@ def _ways(case: Case, cohort: Cohort) -> np.ndarray:
 
 def _one_of_each(cohort: Cohort) -> Cohort:
     """Leave of linked images, which show one picture, the first: a copy is no other image."""
-    links = [record.link if record.link >= 0 else -1 - i for i, record in enumerate(cohort.records)]
-    return cohort.take(np.sort(np.unique(links, return_index=True)[1]))
+    return cohort.take(np.sort(np.unique(cohort.pictures, return_index=True)[1]))

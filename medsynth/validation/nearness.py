@@ -20,6 +20,7 @@ from ..runtime import derive_seed
 from . import Case, search
 from .attack import Attack
 from .membership import Guess, findings, per_patient, tested
+from .windows import views
 
 WIDTH = 0.1  # of a kernel: its squared width over the median squared distance to the next patient
 BLOCK = 512
@@ -59,11 +60,12 @@ def density(case: Case, attack: Attack, naive: np.ndarray, believed: Sequence[st
     """Score patients by the ratio of densities of synthetic and of other patients' images."""
     look = attack.pool.gallery.look
     real, patients = look.features[0], attack.pool.patients
-    ways = [search.in_batches(case.lens, case.synthetic)]
-    if "flip" in case.domain.symmetries:
-        ways.append(
-            search.in_batches(lambda images: case.lens(search.mirror(images)), case.synthetic)
-        )
+    sides = "flip" if "flip" in case.domain.symmetries else "identity"
+
+    def seen(images: np.ndarray) -> np.ndarray:
+        return np.stack([case.lens(way) for way in views(images, sides)], 1)
+
+    ways = search.in_batches(seen, case.synthetic).swapaxes(0, 1)
     made = torch.from_numpy(search.unit(np.concatenate(ways))).to(real)
     area = kernel_area(real, patients)
     ratio = log_density(real, made, area) - log_density(real, real, area, patients=patients)

@@ -14,7 +14,7 @@ from ..finding import Finding
 from ..runtime import choose_device, derive_seed
 from . import Case, search
 from .attack import Attack
-from .statistics import clopper_pearson, share_at_attempts
+from .statistics import clopper_pearson, one_of_each, share_at_attempts
 
 
 def measure(case: Case, attack: Attack) -> Finding:
@@ -22,7 +22,7 @@ def measure(case: Case, attack: Attack) -> Finding:
 
     One image each of at most `planted` training patients is looked up among all others.
     """
-    pictures = _pictures(case)
+    pictures = case.train.pictures
     chosen = choose(case, pictures)
     hits = sum(_passes(case, attack, image, pictures == pictures[image]) for image in chosen)
     n = len(chosen)
@@ -48,17 +48,10 @@ def choose(case: Case, pictures: np.ndarray) -> np.ndarray:
     """Choose training images, at most one a patient, whose patient has another picture."""
     rng = np.random.default_rng(derive_seed(case.seed, "same patient"))
     patients = case.train.patients
-    order = rng.permutation(len(patients))
-    first = order[np.unique(patients[order], return_index=True)[1]]
+    first = one_of_each(patients, rng)
     whose = patients[np.unique(pictures, return_index=True)[1]]
     several = np.bincount(whose, minlength=patients.max() + 1) > 1
     return rng.permutation(first[several[patients[first]]])[: case.settings.planted]
-
-
-def _pictures(case: Case) -> np.ndarray:
-    """(N,): which picture each training image shows: linked images show one."""
-    links = [record.link for record in case.train.records]
-    return np.array([link if link >= 0 else -1 - i for i, link in enumerate(links)])
 
 
 def _passes(case: Case, attack: Attack, image: int, same: np.ndarray) -> bool:

@@ -21,7 +21,7 @@ from ..cohort import Cohort
 from ..domains import Symmetry
 from . import coarse, neighbours
 from .alignment import align
-from .nearest import PATIENTS, Found, Row, best, collect, judge, judge_each, union
+from .nearest import PATIENTS, Found, Nearest, Row, best, collect, judge, judge_each, union
 from .neighbours import Neighbours, Parts
 from .registration import (
     FINE,
@@ -113,11 +113,6 @@ def look(
     return Look(structures, features[: len(ways)], features[len(ways) :])
 
 
-def mirror(images: np.ndarray) -> np.ndarray:
-    """Mirror (N, C, H, W) images left and right."""
-    return np.ascontiguousarray(images[..., ::-1])
-
-
 def unit(features: np.ndarray) -> np.ndarray:
     """Return (N, D) features at length 1."""
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
@@ -204,6 +199,27 @@ def search(
             for name in rows:
                 rows[name].append(row[name])
     return {name: collect(found) for name, found in rows.items()}
+
+
+def finder(
+    images: Images,
+    patients: np.ndarray,
+    lens: Lens,
+    symmetry: Symmetry,
+    *,
+    candidates: int,
+    device: str = "cpu",
+) -> Callable[[Images], Nearest]:
+    """Return what finds the nearest, registered, of images to each of others; they should come in
+    random order, and `patients` (N,) are their numbers."""
+    gallery = build(look(images, lens, symmetry, device=device, mirrored=False), patients, symmetry)
+    everyone = {"all": np.ones(len(images), bool)}
+
+    def nearest(others: Images) -> Nearest:
+        seen = look(others, lens, symmetry, device=device)
+        return search(seen, gallery, everyone, candidates=candidates)["all"].registered
+
+    return nearest
 
 
 @dataclass

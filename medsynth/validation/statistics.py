@@ -93,6 +93,14 @@ def divide(sides: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.nda
     return [(rng.permutation(side.max() + 1) % groups)[side] for side in patients]
 
 
+def one_of_each(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the index of one member of each group, drawn at random; `groups` are (N,) numbers,
+    and what is returned follows their order."""
+    order = rng.permutation(len(groups))
+    _, first = np.unique(np.asarray(groups)[order], return_index=True)
+    return order[first]
+
+
 def conformal_threshold(scores: np.ndarray, rate: float) -> tuple[float, float]:
     """Return (threshold, its true rate): a fresh score from the same source is at or under it
     with at most that probability, if scores are exchangeable.
