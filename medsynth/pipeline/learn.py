@@ -32,9 +32,9 @@ def fit(run: Run, progress: Progress = silent) -> None:
         _check_budget(run)
     if run.protocol.diffusion.choose is not None:
         choice.check_possible(run)
-    run.build("lens", lambda folder: _fit_lens(run, folder, progress), all_ranks=True)
+    run.build("lens", lambda folder: fit_lens(run, folder, progress), all_ranks=True)
     run.build("autoencoder", lambda folder: fit_autoencoder(run, folder, progress), all_ranks=True)
-    run.build("diffusion", lambda folder: _fit_diffusion(run, folder, progress), all_ranks=True)
+    run.build("diffusion", lambda folder: fit_diffusion(run, folder, progress), all_ranks=True)
 
 
 def _check_budget(run: Run) -> None:
@@ -55,7 +55,8 @@ def _check_budget(run: Run) -> None:
     check_possible(run.protocol.diffusion, patients=patients)
 
 
-def _fit_lens(run: Run, folder: Path, progress: Progress) -> None:
+def fit_lens(run: Run, folder: Path, progress: Progress) -> None:
+    """Train the lens on training and held-out patients alike, into `folder`."""
     cohort, parts = parts_of(run)
     # Training and held-out patients alike, in the cohort's order: no label of which is which.
     both = np.sort(np.concatenate([parts["train"], parts["holdout"]]))
@@ -73,9 +74,9 @@ def make_lens(run: Run, frames: Frames, folder: Path, progress: Progress) -> Non
         if writes():
             shutil.copyfile(path, folder / f"lens{path.suffix}")
         return
-    from ..training.lens import fit_lens
+    from ..training.lens import fit_lens as train_lens
 
-    fit_lens(
+    train_lens(
         frames,
         settings,
         seed=run.protocol.seed,
@@ -85,9 +86,11 @@ def make_lens(run: Run, frames: Frames, folder: Path, progress: Progress) -> Non
     )
 
 
-def _fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
+def fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
+    """Train the denoiser on the autoencoder's latents, into `folder`."""
     from ..models.denoiser import encode_conditions
-    from ..training.diffusion import encode_views, fit_diffusion
+    from ..training.diffusion import encode_views
+    from ..training.diffusion import fit_diffusion as train_denoiser
 
     cohort, parts = parts_of(run)
     device = choose_device()
@@ -103,7 +106,7 @@ def _fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
         autoencoder, learned, run.domain.augmentations, cache / "train.npy", device
     )
     held_latents = encode_views(autoencoder, held, "identity", cache / "held.npy", device)[0]
-    denoiser = fit_diffusion(
+    denoiser = train_denoiser(
         latents,
         _conditions_of_views(run, learned, vocabulary),
         (held_latents, encode_conditions(vocabulary, _known(held.labels, vocabulary))),

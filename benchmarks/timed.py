@@ -1,0 +1,187 @@
+"""Train a network for a given time: measure its rate, then let its own recipe end in that time.
+
+Time is the processor's on a CPU (with OMP_NUM_THREADS=1 it is work, however busy the machine is)
+and the wall's on a GPU. What looking at held-out images and saving take is left out.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+
+from medsynth import protocol
+from medsynth.pipeline import learn
+from medsynth.pipeline.run import Progress, Run, silent
+from medsynth.protocol import Protocol
+from medsynth.runtime import choose_device, digest_json, read_json, write_json
+from medsynth.training import autoencoder, diffusion, loop  # noqa: F401, before time counts
+from medsynth.training.loop import Player, State, Task
+
+BUILDERS = {"autoencoder": learn.fit_autoencoder, "diffusion": learn.fit_diffusion}
+CALIBRATION = (5, 3.0)  # so many steps and so many seconds at least are timed
+
+
+@cache
+def warm_up() -> None:
+    """Load in this process what a training loads when it starts: that is nobody's time."""
+    task = Task(
+        "warming up",
+        {
+            "line": Player(
+                torch.nn.Linear(1, 1),
+                lambda modules, x: (modules["line"](x).mean(), {}),
+                lambda seen: 0.0,
+            )
+        },
+        lambda start, count: torch.ones(count, 1, device=choose_device()),
+        images=2,
+        batch_size=1,
+        seed=0,
+        ema=("line", 0.5),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        loop.train(task, Path(folder))
+
+
+def train_stage(
+    run: Run, stage: str, planned: float, *, credit: float = 1.0, progress: Progress = silent
+) -> tuple[Run, dict[str, float]]:
+    """Train `autoencoder` or `diffusion` for `planned` seconds, times `credit`.
+
+    Returns the run with the protocol that was followed, and {images, seconds, planned, credit,
+    per_image, overhead}. Started again it goes on with the images that were planned first.
+    """
+    warm_up()
+    path = run.folder / f"{stage}.json"
+    asked = digest_json([run.protocol.to_dict(), stage, round(planned, 3), credit])
+    row = read_json(path) if path.exists() else {}
+    kept = run.folder / f"{stage}.seconds.json"
+    if row.get("asked") != asked:
+        kept.unlink(missing_ok=True)
+        overhead, per_image = calibrate(run, stage, planned)
+        images = max(0.0, credit * planned - overhead) / per_image
+        row = {"asked": asked, "images": int(images), "planned": planned, "credit": credit}
+        row |= {"per_image": per_image, "overhead": overhead}
+        write_json(path, row)
+    study = see(run.protocol, stage, row["images"])
+    run = replace(run, protocol=study)
+    if "seconds" not in row:
+        watch = Stopwatch(kept)
+        with watch.running():
+            run.build(stage, lambda folder: BUILDERS[stage](run, folder, progress))
+        row |= {"seconds": watch.seconds, "images": getattr(study, stage).training.images}
+        write_json(path, row)
+    return run, row
+
+
+def see(study: Protocol, stage: str, images: int) -> Protocol:
+    """Return the protocol with a stage that sees so many images, in whole batches.
+
+    What starts after some images keeps its share of the training; a warm-up keeps its images, a
+    tenth of the training at most.
+    """
+    settings = getattr(study, stage)
+    training = settings.training
+    images = max(training.batch, images // training.batch * training.batch)
+    changes = {
+        f"{stage}.training.images": images,
+        f"{stage}.training.warmup_images": min(training.warmup_images, images // 10),
+    }
+    second = getattr(settings, "adversarial", None)
+    if second is not None:
+        after = second.after_images * images // training.images
+        changes[f"{stage}.adversarial.after_images"] = after
+    return protocol.parse(protocol.to_yaml(study), changes=changes)
+
+
+class Enough(Exception):
+    """Ends a training that has been timed."""
+
+
+def calibrate(run: Run, stage: str, planned: float) -> tuple[float, float]:
+    """Return the seconds before a stage's first step and those an image of its training takes."""
+    second = getattr(run.protocol.autoencoder, "adversarial", None)
+    if stage == "diffusion" or second is None:
+        return _time_steps(run, stage, planned)
+    # Two stages of different cost: each is timed, and weighs as much as it lasts.
+    first = min(1.0, second.after_images / run.protocol.autoencoder.training.images)
+    key = "autoencoder.adversarial.after_images"
+    overhead, before = _time_steps(run, stage, planned, {key: 10**12})
+    _, after = _time_steps(run, stage, planned, {key: 0})
+    return overhead, first * before + (1 - first) * after
+
+
+def _time_steps(
+    run: Run, stage: str, planned: float, changes: Mapping[str, int] | None = None
+) -> tuple[float, float]:
+    training = getattr(run.protocol, stage).training
+    forever = {f"{stage}.training.images": 10**6 * training.batch, **(changes or {})}
+    study = protocol.parse(protocol.to_yaml(run.protocol), changes=forever)
+    steps, seconds = CALIBRATION
+    watch, ends = Stopwatch(), []
+
+    def tick(what: str, share: float) -> None:
+        if what != stage:  # what comes before the training
+            return
+        ends.append(watch.seconds)
+        if len(ends) > steps and ends[-1] - ends[0] >= min(seconds, 0.05 * planned):
+            raise Enough
+
+    with tempfile.TemporaryDirectory() as folder, suppress(Enough), watch.running():
+        BUILDERS[stage](replace(run, protocol=study), Path(folder), tick)
+    step = (ends[-1] - ends[0]) / (len(ends) - 1)
+    return max(0.0, ends[0] - step), step / training.batch
+
+
+class Stopwatch:
+    """Counts seconds while it runs, but for those in which the loop looks or saves.
+
+    With `kept`, a file, what an interrupted training had used when it last saved counts too.
+    """
+
+    def __init__(self, kept: Path | None = None):
+        self.kept, self.clock = kept, clock()
+        before = read_json(kept)["seconds"] if kept and kept.exists() else 0.0
+        self.zero = self.clock() - before
+
+    @property
+    def seconds(self) -> float:
+        return self.clock() - self.zero
+
+    @contextmanager
+    def running(self):
+        """Leave out what looking and saving take."""
+        save, look = (self._outside(method) for method in (State.save, State.look))
+        with patch.object(State, "save", save), patch.object(State, "look", look):
+            yield
+
+    def _outside(self, method: Callable) -> Callable:
+        def timed(*arguments, **options):
+            before = self.seconds
+            returned = method(*arguments, **options)
+            self.zero = self.clock() - before
+            if self.kept and method.__name__ == "save":
+                write_json(self.kept, {"seconds": before})
+            return returned
+
+        return timed
+
+
+def clock() -> Callable[[], float]:
+    """Return the clock of this machine: the processor's time, or a GPU's wall time."""
+    if choose_device() == "cpu":
+        return time.process_time
+
+    def wall() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return wall
