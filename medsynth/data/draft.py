@@ -14,6 +14,7 @@ from .survey import Survey
 PROPOSED_RULES = (
     {"finding": "memorization.p_value", "not_rejected_at": 0.05},
     {"finding": "memorization.copy_rate", "at_most": 0.05},
+    {"finding": "memorization.smallest_rate", "at_most": 0.05},
     {"finding": "memorization.recall", "at_least": 0.5},
 )
 SMALLEST_PX = 16
