@@ -239,10 +239,23 @@ class Autoencoder(Section):
     """Residual blocks a level."""
     latent_channels: Count = 8
     """Channels of the latent."""
+    latents: Literal["raw"] | None = None
+    """`raw` hands the denoiser latents as the encoder makes them, as published; null brings each
+    channel to mean 0 and deviation 1."""
     groups: Count = 8
     """Groups of the group normalisation."""
     ssim_weight: NonNegative = 1.0
     """Weight of 1 - SSIM beside the squared error."""
+    ssim_scales: Count | None = None
+    """SSIM is a mean over so many sizes, each half the last, as far as the size allows; null takes
+    one."""
+    gradient_weight: NonNegative | None = None
+    """Weight of the absolute error of slopes (Sobel), which keeps edges; null leaves it out."""
+    frequency_weight: NonNegative | None = None
+    """Weight of the focal frequency loss (arXiv 2012.12821); null leaves it out."""
+    energy_weight: NonNegative | None = None
+    """Weight of the error in the strength of fine detail around each place, which keeps texture as
+    strong as it is and may make some up; null leaves it out."""
     kl_weight: NonNegative = 1e-6
     """Weight of the KL divergence."""
     deep_supervision: bool = True

@@ -1,6 +1,6 @@
 """How the autoencoder learns: Medfusion's losses, as far as they can be had without a download.
 
-    reconstruction   squared error + w (1 - SSIM), at full and at half size
+    reconstruction   squared error + w (1 - SSIM) and others (detail.py), at full and half size
     KL               1e-6 of the divergence of the posterior from a standard normal
     second stage     hinge loss of a patch discriminator with the adaptive weight of VQGAN
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.losses import PatchAdversarialLoss, SSIMLoss
+from monai.losses import PatchAdversarialLoss
 from monai.networks.nets import PatchDiscriminator
 from torch import nn
 
@@ -27,6 +27,7 @@ from ..models.autoencoder import Autoencoder
 from ..pictures import write_grid
 from ..runtime import derive_seed, writes
 from .augment import flip_and_turn
+from .detail import ReconstructionLoss
 from .loop import Modules, Player, Task, learning_rate, train
 
 PRINCIPAL_IMAGES = 1000  # images whose squares the principal start is computed from
@@ -39,25 +40,18 @@ def kl_divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tenso
     return values.flatten(1).sum(1).mean()
 
 
-class ReconstructionLoss(nn.Module):
-    """Squared error + `ssim_weight` (1 - SSIM) of images (N, C, H, W) in [-1, 1], both means."""
-
-    def __init__(self, ssim_weight: float):
-        super().__init__()
-        self.weight = ssim_weight
-        self.ssim = SSIMLoss(spatial_dims=2, data_range=2.0, win_size=7)
-
-    def forward(self, made: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        error = F.mse_loss(made, real)
-        return error + self.weight * self.ssim(made, real) if self.weight else error
-
-
 class Losses:
     """The losses of the autoencoder and of its discriminator."""
 
     def __init__(self, settings: protocol.Autoencoder):
         self.settings = settings
-        self.reconstruction = ReconstructionLoss(settings.ssim_weight)
+        self.reconstruction = ReconstructionLoss(
+            settings.ssim_weight,
+            ssim_scales=settings.ssim_scales,
+            gradient_weight=settings.gradient_weight,
+            frequency_weight=settings.frequency_weight,
+            energy_weight=settings.energy_weight,
+        )
         self.hinge = PatchAdversarialLoss(criterion="hinge", reduction="mean")
 
     def loss(self, modules: Modules, images: torch.Tensor):
@@ -161,7 +155,8 @@ def fit_autoencoder(
         preview=preview,
     )
     trained = train(task, folder, progress)["autoencoder"].to(device)
-    trained.set_scale(*_latent_scale(trained, frames, device))
+    if settings.latents != "raw":
+        trained.set_scale(*_latent_scale(trained, frames, device))
     if writes():
         trained.save(folder)
     return trained.eval()

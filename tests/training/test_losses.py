@@ -19,7 +19,8 @@ from medsynth.training.augment import (
     soften,
     views_of,
 )
-from medsynth.training.autoencoder import ReconstructionLoss, fit_autoencoder, kl_divergence
+from medsynth.training.autoencoder import fit_autoencoder, kl_divergence
+from medsynth.training.detail import ReconstructionLoss
 from medsynth.training.diffusion import denoising_loss, encode_views, times_at
 from medsynth.training.lens import contrast
 

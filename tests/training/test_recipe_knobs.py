@@ -11,6 +11,7 @@ from medsynth.errors import ProtocolError
 from medsynth.pipeline.run import PLANS, Run
 
 ADDED = {
+    "autoencoder": ("ssim_scales", "gradient_weight", "frequency_weight", "energy_weight"),
     "diffusion": ("zero_terminal_snr", "times"),
 }
 
