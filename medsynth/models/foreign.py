@@ -72,6 +72,8 @@ class Foreign(nn.Module):
         x = (x + 1) / 2 * (self.high - self.low) + self.low
         try:
             y = self.coder(x)[..., :height, :width]
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, ValueError, AssertionError):
             raise DataError(
                 f"{self.kind} does not take images of {width} x {height} px: choose another --size"
@@ -119,10 +121,11 @@ def filled_up(images: torch.Tensor, multiple_px: int) -> torch.Tensor:
     """Reflect images at their right and lower edges until both sides are multiples of a number."""
     down, right = (-side % multiple_px for side in images.shape[-2:])
     while down or right:  # a reflection is at most as long as the image, less one
-        step = [min(more, max(1, side - 1)) for more, side in zip((down, right), images.shape[-2:])]
-        way = "reflect" if min(images.shape[-2:]) > 1 else "replicate"
-        images = F.pad(images, (0, step[1], 0, step[0]), mode=way)
-        down, right = down - step[0], right - step[1]
+        height, width = images.shape[-2:]
+        below, beside = min(down, max(1, height - 1)), min(right, max(1, width - 1))
+        way = "reflect" if min(height, width) > 1 else "replicate"
+        images = F.pad(images, (0, beside, 0, below), mode=way)
+        down, right = down - below, right - beside
     return images
 
 

@@ -363,5 +363,5 @@ def test_an_exported_network_takes_images_from_0_to_1(tmp_path):
     with pytest.raises(DataError, match="does not take images of 32 x 32 px"):
         opened.reconstruct(images(channels=1, size=(32, 32)))
     (tmp_path / "broken.pt2").write_bytes(b"nothing")
-    with pytest.raises(DataError, match="was not saved by torch.export"):
+    with pytest.raises(DataError, match="was not saved by"):
         open_foreign(tmp_path / "broken.pt2")
