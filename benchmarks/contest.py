@@ -105,7 +105,7 @@ def compete(
     `share` of the time is the autoencoder's. `credit` multiplies a stage's images where the
     network that stands for a rival's costs so many times what the rival's own does.
     """
-    asked = digest_json([study.to_dict(), minutes, seed, images, share, dict(credit or {})])
+    asked = digest_json([study.digest, minutes, seed, images, share, dict(credit or {})])
     folder = common.folder.parent / f"{name}-{seed}"
     done = folder / "result.json"
     if done.exists() and read_json(done)["asked"] == asked:

@@ -61,7 +61,7 @@ def train_stage(
     """
     warm_up()
     path = run.folder / f"{stage}.json"
-    asked = digest_json([run.protocol.to_dict(), stage, round(planned, 3), credit])
+    asked = digest_json([run.protocol.digest, stage, round(planned, 3), credit])
     row = read_json(path) if path.exists() else {}
     kept = run.folder / f"{stage}.seconds.json"
     if row.get("asked") != asked:
