@@ -334,6 +334,31 @@ class Canaries(Section):
     others are phantoms of the domain."""
 
 
+AMOUNTS = 5
+"""How many numbers say how an image was changed: zoom, turn, shift across and down, mirrored."""
+
+
+class Told(Section):
+    """Augmentation that the denoiser is told of, so that it does not come into the samples (arXiv
+    2206.00364): each training image is also encoded changed; for cohorts of a few hundred images.
+    """
+
+    views: Annotated[int, Field(ge=1, le=64)] = 8
+    """So many changed views of each image, by amounts drawn for each; they take as much room each
+    as the latents."""
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of what training draws that is changed."""
+    zoom: NonNegative = 0.15
+    """In and out by up to this share."""
+    degrees: Annotated[float, Field(ge=0, le=180)] = 10.0
+    """Turned by up to this, either way."""
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Shifted by up to this share of the side, each way."""
+    mirror: bool = False
+    """Mirror every second view left-right, also where the domain allows no flips: the network is
+    told, and labels that a flip changes are changed."""
+
+
 class Diffusion(Section):
     """The denoiser, a diffusers UNet2DConditionModel, and its noise schedule."""
 
@@ -374,6 +399,8 @@ class Diffusion(Section):
     """Take the last weights before copying sets in; null takes those at the end."""
     canaries: Canaries | None = None
     """Canaries for an audit; null plants none."""
+    told: Told | None = None
+    """Augmentation that does not come into the samples, for small cohorts; null has none."""
     training: Optimiser = Optimiser(
         images=3_200_000, batch=32, learning_rate=1e-4, warmup_images=10_000, weight_decay=0.01
     )
@@ -386,6 +413,12 @@ class Diffusion(Section):
                 "choose looks at training and validation patients without noise, which no privacy "
                 "budget covers: with private it must be null"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _budget_covers_it(self) -> Diffusion:
+        if self.private is not None and self.told is not None:
+            raise ValueError("private has augmentation of no kind: told must be null")
         return self
 
     @model_validator(mode="after")
@@ -625,8 +658,23 @@ class Protocol(Section):
 
     @property
     def digest(self) -> str:
-        """sha256 of the resolved protocol: files that differ only in what is default are equal."""
-        return digest_json(self.to_dict())
+        """sha256 of the resolved protocol without its null knobs: files that differ only in what
+        is default are equal, and a knob that a later version adds, null, changes nothing."""
+        return digest_json(set_knobs(self.to_dict()))
+
+
+def set_knobs(knobs: Any) -> Any:
+    """Leave out null knobs, of a section or a whole protocol as JSON holds it: one that a later
+    version adds makes nothing stale."""
+    if isinstance(knobs, Mapping):
+        return {name: set_knobs(value) for name, value in knobs.items() if value is not None}
+    return [set_knobs(value) for value in knobs] if isinstance(knobs, list) else knobs
+
+
+def digest_as_written(path: Path) -> str:
+    """Return the digest of a resolved protocol's file as it stands, whatever knobs this version of
+    medsynth adds. Raises ProtocolError where it is no YAML mapping."""
+    return digest_json(set_knobs(_parse_yaml(path.read_text(), path.name)))
 
 
 def load(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from medsynth import protocol
 from medsynth.errors import ProtocolError
-from medsynth.protocol import Protocol, parse, to_yaml
+from medsynth.protocol import Protocol, digest_as_written, parse, to_yaml
 from medsynth.reference import knobs, protocol_page
 
 ROOT = Path(__file__).parents[1]
@@ -241,6 +241,16 @@ def test_yaml_that_is_written_is_read_back(seed, size_px, guidance, title):
     again = parse(to_yaml(study))
     assert again == study
     assert again.digest == study.digest
+
+
+def test_digest_of_a_file_as_written_stands_whatever_a_later_version_adds(tmp_path):
+    path, study = tmp_path / "protocol.yaml", parse(SMALLEST)
+    path.write_text(to_yaml(study))
+    assert digest_as_written(path) == study.digest
+    path.write_text(path.read_text() + "a_new_knob: null\n")
+    assert digest_as_written(path) == study.digest
+    path.write_text(path.read_text().replace("a_new_knob: null", "a_new_knob: 1"))
+    assert digest_as_written(path) != study.digest
 
 
 def test_section_is_plain_json_under_its_name_in_the_file():

@@ -13,7 +13,7 @@ import numpy as np
 from .. import domains, protocol
 from ..cohort import Cohort
 from ..errors import StageError, StaleError
-from ..protocol import Protocol
+from ..protocol import Protocol, set_knobs
 from ..runtime import (
     StageRecord,
     read_json,
@@ -82,7 +82,7 @@ class Run:
         """Return what of the protocol a stage depends on: its sections, for a private denoiser the
         labels that it is to know, for one that is chosen by its images how they are drawn, and for
         the evidence the level of the test whose power it tells, where that is not the usual one."""
-        settings = {name: _set(self.protocol.section(name)) for name in PLANS[stage].sections}
+        settings = {name: set_knobs(self.protocol.section(name)) for name in PLANS[stage].sections}
         if stage == "diffusion" and self.protocol.diffusion.private is not None:
             shares = self.protocol.sample.labels
             settings["labels"] = {name: sorted(shares[name]) for name in sorted(shares)}
@@ -135,13 +135,6 @@ class Run:
             settings=self.settings(stage),
             all_ranks=all_ranks,
         )
-
-
-def _set(knobs: Any) -> Any:
-    """Leave out null knobs: one that a later version adds makes no finished stage stale."""
-    if not isinstance(knobs, dict):
-        return knobs
-    return {name: _set(value) for name, value in knobs.items() if value is not None}
 
 
 def level_of_test(study: Protocol) -> float:

@@ -19,7 +19,7 @@ from typing import Any
 from ..budget import Ledger
 from ..errors import MedsynthError
 from ..finding import Verdict, read_findings, read_verdict
-from ..protocol import load
+from ..protocol import digest_as_written, load
 from ..runtime import digest_file, read_json
 from . import ledger
 from .export import FORMAT, IMAGES, METADATA, OWN_FILES
@@ -211,7 +211,8 @@ def _check_verdict(
     for key, digest in bound.items():
         if verdict.digests.get(key) != digest:
             yield f"verdict.json: was given for another {key}"
-    if not manifest.get("protocol_redacted") and protocol.digest != manifest.get("protocol"):
+    written = digest_as_written(folder / "protocol.yaml")
+    if not manifest.get("protocol_redacted") and written != manifest.get("protocol"):
         yield "protocol.yaml: is not the protocol of manifest.json"
 
 
