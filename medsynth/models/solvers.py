@@ -162,7 +162,7 @@ def _between(before: _Point | None, last: _Point, here: _Point) -> torch.Tensor:
         return last.x_0 + 0.5 * change
     h = here.level - last.level
     r = (before.level - last.level) / h
-    # b_1 and b_2 of R rho = b (2302.04867, Theorem 3.1), by phi functions of -h
+    # R rho = b of 2302.04867, Algorithm 1, with b by phi functions of -h
     base = math.expm1(-h)
     phi_1 = -base / h - 1
     b_1, b_2 = phi_1 / base, 2 * (-phi_1 / h - 0.5) / base

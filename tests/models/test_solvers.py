@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,6 +119,22 @@ def test_one_step_is_the_first_estimate_of_the_image(solver):
     t = torch.full((3,), pair[0])
     estimate, _ = schedule.split(bent(x, t), x, t, "v")
     assert torch.equal(solver(bent, x, schedule, pairs, objective="v"), estimate)
+
+
+def test_architecture_page_says_what_20_steps_miss():
+    page = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text()
+    schedule = Schedule("cosine", 1000)
+
+    def missed(sampler, std, spacing="angle"):
+        made = factor(schedule, std, sampler=sampler, spacing=spacing, steps=20)
+        return f"{100 * (made / exact(schedule, std) - 1):.1f}"
+
+    for sampler in ("ddim", *SOLVERS):
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| `{sampler}`")]
+        said = [cell.strip().removesuffix(" %") for cell in row.split("|")[3:6]]
+        assert said == [missed(sampler, std) for std in (0.5, 1.0, 2.0)]
+    even = [missed(sampler, 1.0, "even") for sampler in ("ddim", *SOLVERS)]
+    assert "{}, {} and {} %".format(*even) in page
 
 
 # Against diffusers --------------------------------------------------------------------------------
