@@ -31,7 +31,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from gate_worlds import REAL, Effort, Looked, World, look_up, take, world
+from gate_worlds import QUICK, REAL, Effort, Looked, World, look_up, take, world
 
 from medsynth import protocol
 from medsynth.data import phantoms
@@ -48,7 +48,6 @@ from medsynth.validation.statistics import clopper_pearson, conformal_threshold
 LEVELS = (0.05, 0.025)  # a test's, and what the gate's first attempt has of it
 COPIES = (5, 10, 15, 20, 40)
 PERMUTATIONS = 199  # of each simulated study: exact with any number, a little weaker with few
-QUICK = Effort(80, 60, 40, 16, 2, 100, 40, 640)
 
 
 def main() -> None:
@@ -266,8 +265,8 @@ def _alarm_table(found: Mapping[str, dict]) -> Iterable[str]:
     yield "|---|---|---|" + "---|" * len(LEVELS)
     for name, each in found.items():
         for kind, counts in each["alarms"].items():
-            rates = " | ".join(_share(*counts[str(level)]) for level in LEVELS)
-            yield f"| {_kind(name)} | {each['patients']} | {kind} | {rates} |"
+            rates = " | ".join(share(*counts[str(level)]) for level in LEVELS)
+            yield f"| {kind_of(name)} | {each['patients']} | {kind} | {rates} |"
 
 
 def _verdict_table(found: Mapping[str, dict]) -> Iterable[str]:
@@ -276,8 +275,8 @@ def _verdict_table(found: Mapping[str, dict]) -> Iterable[str]:
     for name, each in found.items():
         for kind, counts in each["gate"].items():
             outcomes = [counts.get(word, 0) for word in ("refused", "inconclusive", "passed")]
-            refused = _share(outcomes[0], sum(outcomes))
-            yield f"| {_kind(name)} | {kind} | {refused} | {outcomes[1]} | {outcomes[2]} |"
+            refused = share(outcomes[0], sum(outcomes))
+            yield f"| {kind_of(name)} | {kind} | {refused} | {outcomes[1]} | {outcomes[2]} |"
 
 
 def _power_table(name: str, each: dict) -> Iterable[str]:
@@ -287,20 +286,22 @@ def _power_table(name: str, each: dict) -> Iterable[str]:
     heads = [f"{count} copies ({int(count) / each['images']:.1%})" for count in columns]
     spaces = " and ".join(each["believed"]) or "no space"
     yield (
-        f"\nPower, {_kind(name)}: {each['patients']} patients, half of them held out, among "
+        f"\nPower, {kind_of(name)}: {each['patients']} patients, half of them held out, among "
         f"{each['images']} synthetic images, in {spaces}\n"
     )
     yield "| change | " + " | ".join(heads) + " |\n|---|" + "---|" * len(heads)
     for change, counts in each["power"].items():
-        shares = [_share(*counts[count]) if count in counts else "-" for count in columns]
+        shares = [share(*counts[count]) if count in counts else "-" for count in columns]
         yield f"| {change} | {' | '.join(shares)} |"
 
 
-def _kind(name: str) -> str:
+def kind_of(name: str) -> str:
+    """Say what a world's images are."""
     return name if name in REAL else f"{name} phantoms"
 
 
-def _share(hits: int, n: int) -> str:
+def share(hits: int, n: int) -> str:
+    """Say a share with its Clopper-Pearson interval."""
     each = clopper_pearson(hits, n)
     return f"{each.value:.1%} ({each.low:.1%} to {each.high:.1%}, n = {n})"
 
