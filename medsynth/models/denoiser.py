@@ -97,12 +97,13 @@ def guided(
     as `guided_times` gives them, the weight is 1 at all others (arXiv 2404.07724).
     """
     null = torch.full_like(condition, NULL)
+    inside = None if times is None else times.to(condition.device)
 
     def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         if guidance in (0.0, 1.0):
             return denoiser(x, t, condition if guidance == 1.0 else null)
-        here = torch.ones_like(t, dtype=torch.bool) if times is None else times.to(t.device)[t]
-        if times is not None and not here.any():
+        here = torch.ones_like(t, dtype=torch.bool) if inside is None else inside[t]
+        if inside is not None and not here.any():
             return denoiser(x, t, condition)
         both = denoiser(torch.cat([x, x]), torch.cat([t, t]), torch.cat([null, condition]))
         without, with_ = both.chunk(2)
