@@ -109,7 +109,7 @@ def _page(data: PrivateReport | PublicReport, *, private: bool, panels: Sequence
     limits = {item.finding: item for item in data.verdict.judgements}
     audit = isinstance(data, AuditReport)
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             private=private,
@@ -126,7 +126,7 @@ def _page(data: PrivateReport | PublicReport, *, private: bool, panels: Sequence
             quarantined=_say_quarantined(data.findings),
             judged=limits,
             limits=_limits(data),
-            panels=[(panel, _data_uri(panel.png), _shown_size(panel.png)) for panel in panels],
+            panels=[(panel, data_uri(panel.png), shown_size(panel.png)) for panel in panels],
             curves=[
                 (curve, Markup(curve_svg(curve)), is_logarithmic(curve)) for curve in data.curves
             ],
@@ -197,7 +197,7 @@ def _samples(cohort: Cohort) -> Panel:
     return Panel("Synthetic images", caption, png)
 
 
-def _shown_size(png: bytes) -> tuple[int, int]:
+def shown_size(png: bytes) -> tuple[int, int]:
     """Return the size at which a picture is shown: small ones half as large again."""
     width, height = png_size(png)
     larger = min(1.5, max(1.0, COLUMN_PX / width))
@@ -214,20 +214,22 @@ def _tied(bar: str) -> str:
     return bar.replace(" ", "\N{NO-BREAK SPACE}").replace("\N{NO-BREAK SPACE}(", " (")
 
 
-def _data_uri(png: bytes) -> str:
+def data_uri(png: bytes) -> str:
+    """Return a picture as a link that holds it."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Return what the pages' templates are filled in with."""
+    made = Environment(
         loader=PackageLoader("medsynth.release"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["interval_bar"] = lambda *given: Markup(interval_bar(*given))
-    environment.filters.update(
+    made.globals["interval_bar"] = lambda *given: Markup(interval_bar(*given))
+    made.filters.update(
         quantity=wording.quantity,
         interval=wording.interval,
         words=wording.title,
@@ -238,4 +240,4 @@ def _environment() -> Environment:
         breakable=_breakable,
         tied=_tied,
     )
-    return environment
+    return made

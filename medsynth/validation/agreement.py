@@ -9,7 +9,7 @@ originals: that stands beside it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,7 +32,8 @@ WIDTH = 16
 @dataclass(frozen=True, eq=False)
 class Judge:
     """An attribute's classifiers: `fold` says which of `nets` judges each image, -1 = none does,
-    `truth` is the number of each image's value, and `before` what was said of the original."""
+    `truth` is the number of each image's value, `before` what was said of the original, and
+    `patients` are their numbers."""
 
     attribute: str
     values: tuple[str, ...]
@@ -40,6 +41,25 @@ class Judge:
     fold: np.ndarray
     truth: np.ndarray
     before: np.ndarray
+    patients: np.ndarray
+
+    @property
+    def right(self) -> float:
+        """The share of the originals asked about of which the truth is said."""
+        return float((self.before == self.truth)[self.before >= 0].mean())
+
+    @property
+    def commonest(self) -> float:
+        """The share of the commonest value: what is right without looking."""
+        asked = self.truth[self.before >= 0]
+        return float(np.bincount(asked).max() / len(asked))
+
+    @property
+    def has_learned(self) -> bool:
+        """True where it is right clearly more often than whoever does not look."""
+        patients = len(np.unique(self.patients[self.before >= 0]))
+        error = np.sqrt(self.commonest * (1 - self.commonest) / patients)
+        return self.right > self.commonest + 2 * error
 
     def says(self, images: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Return (n,) the values' numbers that are said of images (n, C, H, W) in [-1, 1], which
@@ -93,7 +113,8 @@ def train_judge(
     number = {value: i for i, value in enumerate(values)}
     truth = np.array([number.get(label, -1) for label in cohort.labels(attribute)])
     rng = np.random.default_rng(derive_seed(seed, "folds", attribute))
-    fold = (rng.permutation(cohort.patients.max() + 1) % FOLDS)[cohort.patients]
+    patients = cohort.patients
+    fold = (rng.permutation(patients.max() + 1) % FOLDS)[patients]
     fold = np.where(truth >= 0, fold, -1)
     nets = []
     for one in range(FOLDS):
@@ -101,10 +122,10 @@ def train_judge(
         told = derive_seed(seed, "judge", attribute, one)
         share = lambda part, one=one: progress((one + part) / FOLDS)  # noqa: E731
         nets.append(_train(cohort, chosen, truth, len(values), seed=told, seen=seen, tell=share))
-    judge = Judge(attribute, values, nets, fold, truth, np.full(len(cohort), -1))
+    judge = Judge(attribute, values, nets, fold, truth, np.full(len(cohort), -1), patients)
     parts = [np.arange(i, min(i + 256, len(cohort))) for i in range(0, len(cohort), 256)]
     before = np.concatenate([judge.says(cohort.floats(part), part) for part in parts])
-    return Judge(attribute, values, nets, fold, truth, before)
+    return replace(judge, before=before)
 
 
 def _train(

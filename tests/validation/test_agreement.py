@@ -46,6 +46,9 @@ def test_an_easy_label_is_learned_and_the_original_agrees_with_itself(judge):
     assert found["agreement"].mean() == 1
     assert found["accuracy"].mean() > 0.95
     assert (found["accuracy_lost"] == 0).all()
+    assert judge.right == found["accuracy"].mean()
+    assert judge.commonest == 0.5
+    assert judge.has_learned
 
 
 def test_without_the_sign_the_accuracy_falls_to_chance(judge):
@@ -75,6 +78,7 @@ def test_a_label_of_chance_can_not_be_learned():
     judge = agreement.train_judge(Cohort("chest_xray", records, pixels), "coin", seed=1, seen=640)
     found = asked(judge, (pixels.transpose(0, 3, 1, 2) / 127.5 - 1).astype(np.float32))
     assert 0.25 < found["accuracy"].mean() < 0.75
+    assert not judge.has_learned
 
 
 def test_images_of_unknown_value_are_not_asked():
