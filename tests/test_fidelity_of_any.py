@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ from medsynth.data import phantoms
 from medsynth.errors import DataError, StageError
 from medsynth.finding import read_findings
 from medsynth.models.autoencoder import Autoencoder
-from medsynth.pipeline import fidelity as front
 from medsynth.pipeline.fidelity import Asked, draft_fidelity, fidelity
 from medsynth.runtime import read_json
 
@@ -116,7 +116,7 @@ def test_every_image_has_its_line(done):
 
 def test_the_same_command_again_measures_nothing_again(done, asked, monkeypatch):
     out, answer, _ = done
-    monkeypatch.setattr(front, "_measure", None)
+    monkeypatch.setattr(import_module("medsynth.pipeline.fidelity"), "_measure", None)
     again = fidelity(asked, out, draft_fidelity(asked, changes=FEW)[0])
     assert again.findings == answer.findings
 

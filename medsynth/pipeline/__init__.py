@@ -13,6 +13,7 @@ from .audit import audit
 from .audit_study import Folders, draft_audit, tell_audit
 from .deidentified import deidentify
 from .demo import demo
+from .fidelity import Answer, Asked, draft_fidelity, fidelity
 from .first_look import init, tell_intake
 from .halves import run_halves
 from .judge import check_fresh, decide, findings_of, release, validate
@@ -24,6 +25,8 @@ from .whole import run_all
 
 __all__ = [
     "PLANS",
+    "Answer",
+    "Asked",
     "Folders",
     "Run",
     "audit",
@@ -32,7 +35,9 @@ __all__ = [
     "deidentify",
     "demo",
     "draft_audit",
+    "draft_fidelity",
     "facts",
+    "fidelity",
     "findings_of",
     "fit",
     "ingest",

@@ -83,7 +83,9 @@ def _draw_phantoms(run: Run, folder: Path, progress: Progress) -> Cohort:
 
 
 def _take_over(run: Run, folder: Path) -> None:
-    """Copy the autoencoder that the protocol pins, and see that it is the one it describes."""
+    """Copy the autoencoder that the protocol pins, of medsynth's or another diffusers make, and see
+    that it is the one it describes."""
+    from ..models.adopted import adopt
     from ..models.autoencoder import Autoencoder
 
     settings = run.protocol.autoencoder
@@ -97,10 +99,13 @@ def _take_over(run: Run, folder: Path) -> None:
             f"its digest is {found}"
         )
     _refuse_own_patients(run, source)
-    for name in named:
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, target)
+    if "medsynth.json" in named:
+        for name in named:
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, target)
+    else:
+        adopt(source, channels=run.domain.channels).save(folder)
     taken = Autoencoder.load(folder)
     config = taken.net.config
     channels = config.in_channels // taken.fold_px**2

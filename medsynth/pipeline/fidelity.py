@@ -115,9 +115,13 @@ def draft_fidelity(
 
 def _size_of_run(autoencoder: Path) -> int | None:
     """Return the size of the images of the run that an autoencoder belongs to, if any."""
+    from ruamel.yaml import YAML
+
     for folder in (autoencoder, autoencoder.resolve().parent):
-        if (folder / "protocol.yaml").is_file() and (folder / "intake").is_dir():
-            return protocol.load(folder / "protocol.yaml").image.size_px
+        path = folder / "protocol.yaml"
+        if path.is_file() and (folder / "intake").is_dir():
+            found = YAML(typ="safe").load(path.read_text())  # an older version's, perhaps
+            return found.get("image", {}).get("size_px")
     return None
 
 
