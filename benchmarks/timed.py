@@ -10,11 +10,12 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import torch
 
 from medsynth import protocol
@@ -185,3 +186,45 @@ def clock() -> Callable[[], float]:
         return time.perf_counter()
 
     return wall
+
+
+# Rivals with loops of their own -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a rival of another make drew: images (N, C, H, W) float32 in [-1, 1], images a second
+    of its sampler, and by stage the seconds that it trained and the images that it saw."""
+
+    images: np.ndarray
+    rate: float
+    seconds: dict[str, float]
+    seen: dict[str, int]
+
+
+def train_for(seconds: float, step: Callable[[float], None]) -> tuple[float, int]:
+    """Call `step(share)` with the share of the time that is over, 0 to 1, until all of it is.
+
+    Returns the seconds that were used and how many steps were made, at least one.
+    """
+    now, steps = clock(), 0
+    began = now()
+    while steps == 0 or now() - began < seconds:
+        step(min(1.0, (now() - began) / seconds) if seconds > 0 else 1.0)
+        steps += 1
+    return now() - began, steps
+
+
+def draw_in_batches(
+    draw: Callable[[int], torch.Tensor], count: int, *, batch: int
+) -> tuple[np.ndarray, float]:
+    """Return `count` images of `draw(n)` and how many it draws a second, the first batch left out
+    where there are several."""
+    now, made, ends = clock(), [], []
+    ends.append(now())
+    for start in range(0, count, batch):
+        made.append(draw(min(batch, count - start)).float().cpu().numpy())
+        ends.append(now())
+    warm = int(len(made) > 1)
+    rate = sum(map(len, made[warm:])) / (ends[-1] - ends[warm])
+    return np.concatenate(made), rate
