@@ -125,17 +125,14 @@ def rankings(found: Found, rng: np.random.Generator) -> list[Ranking]:
 
 def verdicts(seen: World, looked: Looked, kind: str) -> dict[str, int]:
     """Return how often the gate's rules on copies said what, over the divisions searched in full:
-    those of protocols/audit.yaml."""
-    rules = [
-        rule
-        for rule in protocol.load(protocol.shipped("audit")).gate.rules
-        if rule.finding.startswith("memorization")
-    ]
+    those of protocols/audit.yaml on what `evidence` measures."""
+    rules = protocol.load(protocol.shipped("audit")).gate.rules
     outcomes: Counter[str] = Counter()
     for d in range(len(seen.divisions)):
         case, attack = study(seen, looked, kind, d)
         findings = {finding.name: finding for finding in evidence(case, attack)}
-        verdict = gate.decide(findings, rules, attempt=1, claim=(), digests={})
+        held = [rule for rule in rules if rule.finding in findings]
+        verdict = gate.decide(findings, held, attempt=1, claim=(), digests={})
         outcomes[verdict.outcome] += 1
         outcomes.update(f"{j.outcome}: {j.finding}" for j in verdict.judgements)
     return dict(outcomes)

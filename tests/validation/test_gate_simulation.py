@@ -61,6 +61,7 @@ def test_the_gate_s_own_code_says_of_each_generator_what_each_rule_says(measured
     for kind, outcomes in measured["gate"].items():
         assert outcomes["passed: memorization.p_value"] == 1, kind
         assert outcomes["passed: memorization.exact_copies"] == 1, kind
+        assert not any("smallest_rate" in rule for rule in outcomes)  # which is not measured here
         assert sum(outcomes.get(word, 0) for word in ("refused", "inconclusive", "passed")) == 1
 
 
