@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import contest
 import timed
+from octaves import octaves, standardised
 
 LENS = protocol.Lens(
     width=8, features=16, training=protocol.Optimiser(images=128, batch=32, learning_rate=1e-3)
@@ -112,6 +113,29 @@ def test_real_images_score_better_than_noise_and_about_as_well_as_the_floor(comm
     assert good["frechet"] == pytest.approx(floors["frechet"], rel=0.5)
     assert bad["frechet"] > 3 * good["frechet"]
     assert bad["coverage"] < good["coverage"]
+    assert bad["octaves frechet"] > 10 * good["octaves frechet"]
+    assert "octaves sharpness" not in good
+
+
+def test_octaves_see_brightness_and_roughness_where_they_are():
+    rng = np.random.default_rng(0)
+    grain = rng.normal(0, 0.1, (1, 1, 32, 32)).astype(np.float32)
+    plain, rough = np.zeros_like(grain), grain.copy()
+    rough[..., 16:] = 0  # rough on the left alone
+    seen = {name: octaves(x)[0] for name, x in {"plain": plain, "rough": rough}.items()}
+    assert len(seen["plain"]) == 4 * 16  # octaves of 32, 16 and 8 px, and brightness
+    finest = (seen["rough"] - seen["plain"])[:16].reshape(4, 4)
+    assert finest[:, :2].min() > 2
+    assert finest[:, 3].max() == 0
+    brighter = octaves(plain + 0.5)[0] - seen["plain"]
+    np.testing.assert_allclose(brighter, [0] * 48 + [0.5] * 16, atol=1e-3)
+
+
+def test_octaves_are_in_units_of_what_real_images_vary_by():
+    real = np.random.default_rng(1).normal(0, 0.3, (64, 1, 32, 32)).astype(np.float32)
+    seen = standardised(real)(real)
+    np.testing.assert_allclose(seen.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(seen.std(0), 1, atol=1e-3)
 
 
 def test_what_starts_later_keeps_its_share_and_a_warm_up_its_images():
