@@ -3,7 +3,7 @@
 Every number is a mean over images of one number an image, so that three things follow alike: an
 interval over patients, the same for a group of patients, and the paired difference of two
 autoencoders. Beside each stands the same for images at half their size and back: a code a quarter
-as large that needs no training, and that any autoencoder should beat.
+as large that needs no training.
 """
 
 from __future__ import annotations

@@ -32,6 +32,11 @@ DESCRIBED: dict[str, Described] = {
         "higher is better",
         "slope of the gradient at the original's strongest 10 % (Gaussian derivative, 1 px)",
     ),
+    "kept.colour": (
+        SHARE,
+        "higher is better",
+        "slope of each channel's difference from their mean: hue and saturation",
+    ),
     "kept.vessels": (
         SHARE,
         "higher is better",
@@ -69,6 +74,8 @@ def compare_structures(before: Images, after: Images, wanted: tuple[str, ...]) -
     """
     inside = field_of_view(before)
     found = {"kept.edges": edges(before, after, inside), **octaves(before, after)}
+    if before.shape[1] > 1:
+        found["kept.colour"] = colour(before, after, inside)
     for look in dict.fromkeys(LOOKED_FOR[name] for name in wanted if name in LOOKED_FOR):
         found |= look(before, after, inside)
     return found
@@ -112,6 +119,12 @@ def edges(before: Images, after: Images, inside: np.ndarray) -> np.ndarray:
     return np.array(
         [slope(b[:, at], a[:, at]) for b, a, at in zip(*gradients, chosen, strict=True)]
     )
+
+
+def colour(before: Images, after: Images, inside: np.ndarray) -> np.ndarray:
+    """Return (N,) how much of the channels' difference from their mean is kept."""
+    parts = [x - x.mean(1, keepdims=True) for x in (before, after)]
+    return np.array([slope(b[:, at], a[:, at]) for b, a, at in zip(*parts, inside, strict=True)])
 
 
 def _derivative(images: np.ndarray, axis: int) -> np.ndarray:

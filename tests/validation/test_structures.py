@@ -42,6 +42,15 @@ def test_half_the_contrast_is_a_half_in_every_slope_and_a_quarter_of_the_power()
     assert found["kept.power.2_4_px"] == pytest.approx(np.full(4, 0.25), abs=1e-5)
 
 
+def test_half_the_saturation_is_a_half_of_the_colour_and_the_rest_stays():
+    mean = FUNDUS.mean(1, keepdims=True)
+    found = compare_structures(FUNDUS, mean + (FUNDUS - mean) / 2, LOOKS)
+    assert found["kept.colour"] == pytest.approx(np.full(4, 0.5), abs=1e-5)
+    assert found["kept.edges"] == pytest.approx(np.ones(4), abs=1e-5)
+    grey = FUNDUS[:, :1]
+    assert "kept.colour" not in compare_structures(grey, grey, LOOKS)
+
+
 def test_what_a_blur_takes_from_an_octave_follows_from_its_width():
     noise = np.random.default_rng(0).standard_normal((4, 1, 128, 128)).astype(np.float32) / 4
     sigma = 1.2
