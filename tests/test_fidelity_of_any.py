@@ -166,6 +166,8 @@ def test_what_can_not_be_is_refused_before_anything_is_read(asked, raw, tmp_path
     with pytest.raises(DataError, match="holds no autoencoder"):
         fidelity(Asked(raw, raw), tmp_path / "new", study)
     assert not (tmp_path / "new").exists()
+    with pytest.raises(DataError, match="apart from it"):
+        fidelity(asked, raw / "fidelity", study)
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(StageError, match="holds something else"):
         fidelity(asked, tmp_path, study)

@@ -151,6 +151,8 @@ def fidelity(
     """
     for path in asked.sides.values():
         _opened(path)
+    if asked.images.resolve() in (out.resolve(), *out.resolve().parents):
+        raise DataError("--out lies in the folder of images: choose another, apart from it")
     if writes():
         _claim(out, study)
     wait_for_everyone()
