@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -380,6 +380,69 @@ def audit(
     _exit(verdict.passed)
 
 
+@app.command()
+def fidelity(
+    autoencoder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="AUTOENCODER",
+            help="A run or its autoencoder/, a diffusers folder, a MONAI bundle, or a .pt2 file.",
+        ),
+    ],
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of real images.")],
+    against: Annotated[
+        Path | None, typer.Option(help="Another autoencoder: which of the two is better?")
+    ] = None,
+    patients: Annotated[
+        Path | None, typer.Option(help="Table of the images: columns path, patient_id.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="What comes out. It shows patients: keep it inside.")
+    ] = Path("fidelity"),
+    size: Annotated[
+        int | None, typer.Option(help="Size in pixels; that of the run, or 256, if not given.")
+    ] = None,
+    domain: Annotated[str | None, typer.Option(help="Kind of image; guessed if not given.")] = None,
+    set_: Changes = None,
+    json_: AsJson = False,
+) -> None:
+    """Measure what any autoencoder keeps of these images: structures, and at which size of detail
+    it goes blind.
+
+    Use images of patients whom the autoencoder never saw. The same command again goes on.
+    """
+    from . import pipeline
+    from .runtime import without_nan, writes
+
+    asked = pipeline.Asked(autoencoder, images, against, patients)
+    study, guesses = pipeline.draft_fidelity(
+        asked, size_px=size, domain=domain, changes=_parse_changes(set_)
+    )
+    said: list[str] = []
+
+    def say(sentence: str) -> None:
+        said.append(sentence)
+        if writes() and not json_:
+            print(sentence)
+
+    for sentence in guesses:
+        say(sentence)
+    with _progress(json_) as progress:
+        answer = pipeline.fidelity(asked, out, study, say=say, progress=progress)
+    for sentence in answer.said:
+        say(sentence)
+    result = {
+        "said": said,
+        "findings": [without_nan(item.to_dict()) for item in answer.findings.values()],
+        "better": [without_nan(item.to_dict()) for item in answer.better.values()],
+        "report": str(answer.report),
+    }
+    last = (f"Report to open:     {answer.report}", f"{out} shows patients: keep it inside.")
+    if not json_ and writes():
+        _print_findings(answer.findings)
+    _say(result, json_, *last)
+
+
 # Stage by stage ---------------------------------------------------------------------------------
 
 
@@ -454,9 +517,6 @@ def findings(run: RunFolder, json_: AsJson = False) -> None:
 
 
 def _show_findings(run: Any, as_json: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from . import pipeline
     from .runtime import ranks, without_nan
 
@@ -466,6 +526,14 @@ def _show_findings(run: Any, as_json: bool) -> None:
     if as_json:
         print(json.dumps([without_nan(item.to_dict()) for item in found.values()], indent=2))
         return
+    _print_findings(found)
+
+
+def _print_findings(found: Mapping[str, Any]) -> None:
+    """Print findings as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("finding", "value", "95 % interval", "n", "reference", "unit", box=None)
     table.columns[0].no_wrap = True
     for item in found.values():
