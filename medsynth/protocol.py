@@ -183,6 +183,23 @@ class Optimiser(Section):
     """AdamW's weight decay."""
     clip: Positive = 1.0
     """The gradient's norm is clipped to this."""
+    microbatch: Count | None = None
+    """So many images go through the network at a time, a step's gradients being added up: for
+    little memory. Changes no result but rounding; null takes all at once."""
+    checkpointing: bool | None = None
+    """Compute what lies inside a network again in the backward pass instead of keeping it: less
+    memory, about a third more time. Null keeps it."""
+    channels_last: bool | None = None
+    """Lay the network out with channels last in memory, which is faster on many GPUs and slower on
+    a CPU; null does not."""
+    compile: bool | None = None
+    """Compile the network on a GPU, which takes a minute and may then be faster; nothing on a CPU.
+    Null does not."""
+
+    @property
+    def is_plain(self) -> bool:
+        """True where a step is computed whole and as the network comes."""
+        return not (self.microbatch or self.checkpointing or self.channels_last or self.compile)
 
 
 class Lens(Section):
@@ -200,6 +217,15 @@ class Lens(Section):
     """Length of a feature vector."""
     training: Optimiser = Optimiser(images=200_000, batch=128, learning_rate=1e-3)
     """How it is trained."""
+
+    @model_validator(mode="after")
+    def _batch_is_whole(self) -> Lens:
+        if self.training.microbatch or self.training.checkpointing:
+            raise ValueError(
+                "the lens compares all images of a batch, and is small: training.microbatch and "
+                "training.checkpointing must be null"
+            )
+        return self
 
     @model_validator(mode="after")
     def _weights_are_pinned(self) -> Lens:
@@ -325,6 +351,18 @@ class Choose(Section):
     chance (exact test)."""
 
 
+class Averages(Section):
+    """Moving averages of the weights by powers of time, from which one of any length is made when
+    training is over (arXiv 2312.02696); `ema` is then what is looked at on the way."""
+
+    kept: Annotated[int, Field(ge=4, le=100)] = 16
+    """So often two averages are kept on the way, evenly spaced; each takes twice the network's
+    room on disk while it trains."""
+    length: Annotated[float, Field(ge=0.03, le=0.25)] | None = None
+    """The standard deviation of the average's profile, as a share of the training; null tries some
+    and takes the one with the lowest loss on validation patients."""
+
+
 class Canaries(Section):
     """Made-up images of which a random half is trained on beside the patients, to bound from below
     what the denoiser gives away of anybody; docs/measures.md says how."""
@@ -393,6 +431,11 @@ class Diffusion(Section):
     """Share of the samples whose condition becomes null, one coin each, for guidance."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the weights' moving average, a step; 0 switches it off."""
+    averages: Averages | None = None
+    """Find the moving average's length after training; null takes ema's."""
+    patience: Count | None = None
+    """End when the loss on validation patients has not fallen for so many looks, of 20 in a whole
+    training, and take the weights at its lowest (with choose: none later); null goes on."""
     private: Private | None = None
     """A privacy budget; null trains without one."""
     choose: Choose | None = None
@@ -417,8 +460,29 @@ class Diffusion(Section):
 
     @model_validator(mode="after")
     def _budget_covers_it(self) -> Diffusion:
-        if self.private is not None and self.told is not None:
-            raise ValueError("private has augmentation of no kind: told must be null")
+        if self.private is None:
+            return self
+        if self.patience is not None or (self.averages and self.averages.length is None):
+            raise ValueError(
+                "with private, patience must be null and averages needs a length: both look at "
+                "validation patients without noise"
+            )
+        if self.told is not None or not self.training.is_plain:
+            raise ValueError(
+                "private trains by steps of its own: told, training.microbatch, checkpointing, "
+                "channels_last and compile must be null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_averaged_one_way(self) -> Diffusion:
+        if self.averages is None:
+            return self
+        if self.choose is not None or self.patience is not None or not self.ema:
+            raise ValueError(
+                "averages takes the weights at the end of the whole training: choose and patience "
+                "must be null, and ema above 0"
+            )
         return self
 
     @model_validator(mode="after")

@@ -29,7 +29,7 @@ RECORDED_PACKAGES = ("torch", "monai", "diffusers", "accelerate", "opacus", "num
 # part of a stage's digest.
 VOLATILE = ("log.jsonl", "stage.json", "key.json", "files.jsonl", "previews")
 # What serves only to resume goes when the stage is done.
-SCRATCH_FOLDERS = ("state", "latents", "blocks", "secret", "checkpoints")
+SCRATCH_FOLDERS = ("state", "latents", "blocks", "secret", "checkpoints", "averages", "best")
 # What says itself for which inputs it is good outlives a change of the others.
 KEPT_FOLDERS = ("read",)
 PATIENCE = timedelta(days=30)  # of processes that wait for one another

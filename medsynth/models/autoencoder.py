@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from .. import protocol
 from ..errors import DataError
@@ -148,21 +149,28 @@ class Autoencoder(nn.Module):
     def decode_raw(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Decode raw latents to images, and to images of half size where there is a second head."""
         decoder = self.net.decoder
-        h = decoder.mid_block(decoder.conv_in(self.net.post_quant_conv(z)))
+        h = self._run(decoder.mid_block, decoder.conv_in(self.net.post_quant_conv(z)))
         half = None
         for level, block in enumerate(decoder.up_blocks):
             if self.half_head is not None and level == len(decoder.up_blocks) - 2:
                 half = self.unfold(self.half_head(h))  # what goes into the last doubling
-            h = block(h)
+            h = self._run(block, h)
         made = self.unfold(decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(h))))
         if self.principal is not None:
             made = made + self.principal.decode(z)
         return made, half
 
-    def forward(self, images: torch.Tensor):
-        """Return (images again, half-size images or None, mean, log variance), z drawn."""
+    def _run(self, block: nn.Module, h: torch.Tensor) -> torch.Tensor:
+        if self.net.decoder.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, h, use_reentrant=False)
+        return block(h)
+
+    def forward(self, images: torch.Tensor, noise: torch.Tensor | None = None):
+        """Return (images again, half-size images or None, mean, log variance); z is drawn with
+        `noise` (N, c, h, w), None draws that too."""
         mean, log_variance = self.moments(images)
-        z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        noise = torch.randn_like(mean) if noise is None else noise
+        z = mean + noise * (0.5 * log_variance).exp()
         return *self.decode_raw(z), mean, log_variance
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:

@@ -20,12 +20,15 @@ class Denoiser(nn.Module):
     """Predicts v or eps for (x_t, t, condition).
 
     A condition's tokens are attended to where the network has attention, and their mean joins
-    the time embedding, so that a network without attention is conditioned too.
+    the time embedding, so that a network without attention is conditioned too. With `told`,
+    (AMOUNTS) -> (D), a linear layer, so does how an image was changed (see training/told.py).
     """
 
-    def __init__(self, unet: UNet2DConditionModel, tokens: nn.Embedding):
+    def __init__(
+        self, unet: UNet2DConditionModel, tokens: nn.Embedding, told: nn.Linear | None = None
+    ):
         super().__init__()
-        self.unet, self.tokens = unet, tokens
+        self.unet, self.tokens, self.told = unet, tokens, told
 
     @classmethod
     def build(
@@ -52,27 +55,45 @@ class Denoiser(nn.Module):
             class_embed_type="projection",
             projection_class_embeddings_input_dim=length,
         )
-        return cls(unet, nn.Embedding(tokens, length))
+        words = nn.Embedding(tokens, length)
+        told = nn.Linear(protocol.AMOUNTS, length, bias=False) if settings.told else None
+        return cls(unet, words, told)
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """Predict for x (N, C, h, w), times t (N,) and conditions (N, L) int64 tokens."""
+    def forward(
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        condition: torch.Tensor,
+        amounts: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Predict for x (N, C, h, w), times t (N,) and conditions (N, L) int64 tokens.
+
+        `amounts` (N, AMOUNTS) say how the images were changed; None is not at all.
+        """
         words = self.tokens(condition)  # (N, L, D)
-        return self.unet(x, t, words, class_labels=words.mean(1)).sample
+        label = words.mean(1)
+        if amounts is not None:
+            label = label + self.told(amounts)
+        return self.unet(x, t, words, class_labels=label).sample
 
     def save(self, folder: Path) -> None:
-        """Write diffusers' own two files and `tokens.safetensors`."""
+        """Write diffusers' own two files, `tokens.safetensors` and perhaps `told.safetensors`."""
         self.unet.save_pretrained(folder)
-        save_file(
-            {"weight": self.tokens.weight.detach().cpu().contiguous()},
-            folder / "tokens.safetensors",
-        )
+        for name, layer in (("tokens", self.tokens), ("told", self.told)):
+            if layer is not None:
+                weight = layer.weight.detach().cpu().contiguous()
+                save_file({"weight": weight}, folder / f"{name}.safetensors")
 
     @classmethod
     def load(cls, folder: Path) -> Denoiser:
         """Read what `save` wrote."""
         table = load_file(folder / "tokens.safetensors")["weight"]
         unet = UNet2DConditionModel.from_pretrained(folder, local_files_only=True)
-        return cls(unet, nn.Embedding.from_pretrained(table, freeze=False)).eval()
+        told, path = None, folder / "told.safetensors"
+        if path.exists():
+            told = nn.Linear(protocol.AMOUNTS, table.shape[1], bias=False)
+            told.load_state_dict(load_file(path))
+        return cls(unet, nn.Embedding.from_pretrained(table, freeze=False), told).eval()
 
 
 def drop_condition(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +25,10 @@ from ..vocabulary import Vocabulary
 from . import choice
 from .autoencoder import fit_autoencoder
 from .run import Progress, Run, open_autoencoder, parts_of, silent
+
+if TYPE_CHECKING:
+    from ..models.autoencoder import Autoencoder
+    from ..training.told import Told
 
 
 def fit(run: Run, progress: Progress = silent) -> None:
@@ -119,6 +124,7 @@ def fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
         groups=learned.groups,
         patients=learned.patients,
         account=run.folder / "spent.json",
+        told=_changed_views(run, learned, vocabulary, autoencoder, cache / "told.npy"),
         progress=progress,
     )
     if run.protocol.diffusion.choose is not None:
@@ -143,6 +149,26 @@ def _with_canaries(run: Run, train: Frames, folder: Path) -> Frames | canaries.J
     return canaries.Joined(train, made)
 
 
+def _changed_views(
+    run: Run,
+    train: Frames | canaries.Joined,
+    vocabulary: Vocabulary,
+    autoencoder: Autoencoder,
+    path: Path,
+) -> Told | None:
+    """Encode the views that the denoiser is told of, where the protocol asks for them."""
+    from ..training.told import Told, encode_changed, mirrored
+
+    settings, device = run.protocol.diffusion.told, choose_device()
+    if settings is None:
+        return None
+    latents, amounts = encode_changed(
+        autoencoder, train, settings, path, seed=run.protocol.seed, device=device
+    )
+    mirrors = [mirrored(settings, view) for view in range(settings.views)]
+    return Told(latents, amounts, _conditions(run, train, vocabulary, mirrors), settings.share)
+
+
 def _vocabulary(run: Run, train: Frames) -> Vocabulary:
     """Take the labels from the training patients, or, under a privacy budget, from the protocol."""
     if run.protocol.diffusion.private is None:
@@ -153,19 +179,26 @@ def _vocabulary(run: Run, train: Frames) -> Vocabulary:
 
 def _conditions_of_views(run: Run, train: Frames | canaries.Joined, vocabulary: Vocabulary):
     """Return the tokens (V, N, L) of every view of the training images."""
+    from ..training.augment import views_of
+
+    mirrors = [mirror for _, mirror in views_of(run.domain.augmentations)]
+    return _conditions(run, train, vocabulary, mirrors)
+
+
+def _conditions(
+    run: Run, train: Frames | canaries.Joined, vocabulary: Vocabulary, mirrors: list[bool]
+):
+    """Return the tokens (V, N, L) of the training images, or of their mirror images."""
     import torch
 
     from ..models.denoiser import encode_conditions
-    from ..training.augment import views_of
 
-    mirrored = [run.domain.mirror(labels) for labels in train.labels]
-    plain, flipped = (
+    flipped = [run.domain.mirror(labels) for labels in train.labels]
+    sides = [
         encode_conditions(vocabulary, _known(labels, vocabulary))
-        for labels in (train.labels, mirrored)
-    )
-    return torch.stack(
-        [flipped if mirror else plain for _, mirror in views_of(run.domain.augmentations)]
-    )
+        for labels in (train.labels, flipped)
+    ]
+    return torch.stack([sides[mirror] for mirror in mirrors])
 
 
 def _known(labels: list[dict[str, str]], vocabulary: Vocabulary) -> list[dict[str, str]]:

@@ -27,11 +27,15 @@ from ..models.autoencoder import Autoencoder
 from ..pictures import write_grid
 from ..runtime import derive_seed, writes
 from .augment import flip_and_turn
+from .batches import send
 from .detail import ReconstructionLoss
 from .loop import Modules, Player, Task, learning_rate, train
 
 PRINCIPAL_IMAGES = 1000  # images whose squares the principal start is computed from
 SHOWN = 8
+
+Drawn = tuple[torch.Tensor, torch.Tensor]
+"""Images (N, C, H, W) in [-1, 1], and the noise (N, c, h, w) of their latents."""
 
 
 def kl_divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
@@ -54,8 +58,10 @@ class Losses:
         )
         self.hinge = PatchAdversarialLoss(criterion="hinge", reduction="mean")
 
-    def loss(self, modules: Modules, images: torch.Tensor):
-        made, half, mean, log_variance = modules["autoencoder"](images)
+    def loss(self, modules: Modules, drawn: Drawn):
+        """Return the autoencoder's loss, and what it is made of."""
+        images, noise = drawn
+        made, half, mean, log_variance = modules["autoencoder"](images, noise)
         made = made.float()
         error = self.reconstruction(made, images)
         if half is not None:
@@ -79,10 +85,11 @@ class Losses:
         ratio = (wanted / (given + 1e-4)).clamp(0.0, 1e4).detach()
         return fooled, self.settings.adversarial.weight * ratio
 
-    def tell_apart(self, modules: Modules, images: torch.Tensor):
+    def tell_apart(self, modules: Modules, drawn: Drawn):
         """Return the discriminator's hinge loss on real and reconstructed images."""
+        images, noise = drawn
         with torch.no_grad():
-            made = modules["autoencoder"](images)[0].float()
+            made = modules["autoencoder"](images, noise)[0].float()
         real = modules["discriminator"](images)[-1:]
         fake = modules["discriminator"](made)[-1:]
         value = 0.5 * (
@@ -113,6 +120,8 @@ def fit_autoencoder(
     """
     torch.manual_seed(derive_seed(seed, "autoencoder", "start"))
     autoencoder = Autoencoder.build(settings, channels=frames.channels)
+    if settings.training.checkpointing:
+        autoencoder.net.enable_gradient_checkpointing()
     if settings.principal_start:
         some = draw(
             len(frames),
@@ -123,7 +132,7 @@ def fit_autoencoder(
         )
         autoencoder.start_from(torch.from_numpy(frames[some]))
 
-    def batch(start: int, count: int) -> torch.Tensor:
+    def batch(start: int, count: int) -> Drawn:
         chosen = draw(
             len(frames),
             start=start,
@@ -131,7 +140,10 @@ def fit_autoencoder(
             seed=derive_seed(seed, "autoencoder"),
             groups=frames.groups,
         )
-        return flip_and_turn(torch.from_numpy(frames[chosen]).to(device), symmetry)
+        images = flip_and_turn(send(frames[chosen], device), symmetry)
+        side = images.shape[-1] // autoencoder.downscale
+        shape = (count, settings.latent_channels, side, side)
+        return images, torch.randn(shape, device=device)
 
     held = torch.from_numpy(held_out[:256]).to(device)
 
@@ -153,6 +165,7 @@ def fit_autoencoder(
         seed,
         validate=validate,
         preview=preview,
+        optimiser=settings.training,
     )
     trained = train(task, folder, progress)["autoencoder"].to(device)
     if settings.latents != "raw":

@@ -15,15 +15,17 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-FOLDER = "checkpoints"
+from ..runtime import writes
+
+FOLDER, BEST = "checkpoints", "best"
 
 
-def keep(folder: Path, seen: int, modules: Mapping[str, nn.Module]) -> None:
+def keep(folder: Path, seen: int, modules: Mapping[str, nn.Module], *, under: str = FOLDER) -> None:
     """Keep modules' weights after `seen` images; weights that are there are left as they are.
 
     The same training comes to the same weights, so that what it left before it was killed holds.
     """
-    target = folder / FOLDER / f"{seen:012d}"
+    target = folder / under / f"{seen:012d}"
     if target.exists():
         return
     writing = target.with_name("writing")
@@ -35,10 +37,31 @@ def keep(folder: Path, seen: int, modules: Mapping[str, nn.Module]) -> None:
     writing.rename(target)
 
 
-def kept(folder: Path) -> dict[int, Path]:
+def kept(folder: Path, *, under: str = FOLDER) -> dict[int, Path]:
     """Return the folders of all kept weights by images seen, the earliest first."""
-    paths = sorted((folder / FOLDER).glob("[0-9]*"))
+    paths = sorted((folder / under).glob("[0-9]*"))
     return {int(path.name): path for path in paths}
+
+
+def keep_best(folder: Path, seen: int, modules: Mapping[str, nn.Module]) -> None:
+    """Keep the weights that are the best so far, and no earlier ones."""
+    keep(folder, seen, modules, under=BEST)
+    for number, path in kept(folder, under=BEST).items():
+        if number != seen:
+            shutil.rmtree(path)
+
+
+def end_with_best(folder: Path, modules: Mapping[str, nn.Module], *, every: bool) -> None:
+    """Give modules the best weights; with `every`, drop what was kept later, so that the best are
+    the last of all that are kept."""
+    (seen, path), *_ = kept(folder, under=BEST).items()
+    for name, module in modules.items():
+        restore(module, path, name)
+    if every and writes():
+        for number, later in kept(folder).items():
+            if number > seen:
+                shutil.rmtree(later)
+        keep(folder, seen, modules)
 
 
 def restore(module: nn.Module, checkpoint: Path, name: str) -> None:

@@ -20,8 +20,11 @@ from ..models.diffusion import Schedule
 from ..models.solvers import solve
 from ..pictures import write_grid
 from ..runtime import derive_seed, writes
+from . import averages
 from .augment import views_of
+from .batches import send
 from .loop import Modules, Player, Task, learning_rate, train
+from .told import Told
 
 SHOWN, SHOWN_STEPS = 16, 20
 
@@ -34,10 +37,16 @@ def denoising_loss(
     eps: torch.Tensor,
     schedule: Schedule,
     settings: protocol.Diffusion,
+    *,
+    amounts: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the weighted loss (N,) of predicting at latents z (N, c, h, w), times t, noise eps."""
+    """Return the weighted loss (N,) of predicting at latents z (N, c, h, w), times t, noise eps.
+
+    `amounts` (N, AMOUNTS) say how the images were changed, where the denoiser is told.
+    """
     target = schedule.target(z, eps, t, settings.objective)
-    made = denoiser(schedule.add_noise(z, eps, t), t, condition).float()
+    told = () if amounts is None else (amounts,)
+    made = denoiser(schedule.add_noise(z, eps, t), t, condition, *told).float()
     error = (made - target).abs() if settings.loss == "l1" else (made - target) ** 2
     return error.flatten(1).mean(1) * schedule.weight(t, settings.objective, settings.min_snr_gamma)
 
@@ -84,35 +93,41 @@ def fit_diffusion(
     groups: np.ndarray | None = None,
     patients: np.ndarray | None = None,
     account: Path | None = None,
+    told: Told | None = None,
     progress=lambda what, share: None,
 ) -> Denoiser:
     """Train on latents (V, N, c, h, w) float32, V views of each image, and conditions (V, N, L).
 
-    `groups` (N,) number the images' pictures, as Frames has them: duplicates count once.
-    Private training needs the numbers (N,) of the images' `patients` and the run's `account`,
-    spent.json. Writes the denoiser's folder into `folder` and returns it, with averaged weights.
+    `groups` (N,) number the images' pictures, as Frames has them: duplicates count once. `told`
+    are views that the network is told of. Private training needs the numbers (N,) of the images'
+    `patients` and the run's `account`, spent.json. Writes the denoiser's folder into `folder` and
+    returns it, with averaged weights.
     """
     torch.manual_seed(derive_seed(seed, "diffusion", "start"))
     _, count, channels, size, _ = latents.shape
     denoiser = Denoiser.build(settings, latent_channels=channels, latent_px=size, tokens=tokens)
+    if settings.training.checkpointing:
+        denoiser.unet.enable_gradient_checkpointing()
     schedule = Schedule.of(settings)
 
-    def batch(start: int, wanted: int):
+    def batch(start: int, wanted: int) -> tuple[torch.Tensor, ...]:
         chosen = draw(
             count, start=start, count=wanted, seed=derive_seed(seed, "diffusion"), groups=groups
         )
         views = torch.randint(0, len(latents), (wanted,)).numpy()
-        return (
-            torch.from_numpy(latents[views, chosen]).to(device),
-            conditions[views, chosen].to(device),
-        )
-
-    def loss(modules: Modules, drawn):
-        z, condition = drawn
-        t = _draw_times(len(z), schedule, settings, device)
+        drawn, amounts = (latents[views, chosen], conditions[views, chosen]), ()
+        if told is not None:
+            *drawn, amounts = told.mix(*drawn, chosen)
+            amounts = (send(amounts.numpy(), device),)
+        z, condition = send(drawn[0], device), send(drawn[1].numpy(), device)
+        t = _draw_times(wanted, schedule, settings, device)
         condition = drop_condition(condition, settings.condition_dropout)
-        eps = torch.randn_like(z)
-        value = denoising_loss(modules["denoiser"], z, condition, t, eps, schedule, settings).mean()
+        return z, condition, t, torch.randn_like(z), *amounts
+
+    def loss(modules: Modules, drawn: tuple[torch.Tensor, ...]):
+        inputs, amounts = drawn[:4], drawn[4] if told is not None else None
+        values = denoising_loss(modules["denoiser"], *inputs, schedule, settings, amounts=amounts)
+        value = values.mean()
         return value, {"loss": value.detach()}
 
     held = [torch.from_numpy(validation[0]).to(device), validation[1].to(device)]
@@ -153,6 +168,9 @@ def fit_diffusion(
         validate=validate,
         preview=preview,
         keep=0 if settings.choose is None else settings.choose.checkpoints,
+        profiles=0 if settings.averages is None else settings.averages.kept,
+        patience=settings.patience,
+        optimiser=training,
     )
     if settings.private is not None:
         from .private import make_private
@@ -168,6 +186,11 @@ def fit_diffusion(
             device=device,
         )
     trained = train(task, folder, progress)["denoiser"]
+    if settings.averages is not None:
+        torch.manual_seed(derive_seed(seed, "diffusion", "validation"))
+        trained = trained.to(device)
+        wanted, modules = settings.averages.length, {"denoiser": trained}
+        averages.choose(trained, folder, wanted, lambda: validate(modules))
     if writes():
         trained.save(folder)
     return trained

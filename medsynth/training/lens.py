@@ -18,6 +18,7 @@ from ..data.loader import Frames, draw
 from ..models.lens import Lens
 from ..runtime import derive_seed, writes
 from .augment import disguise
+from .batches import send
 from .loop import Modules, Player, Task, learning_rate, train
 
 TEMPERATURE = 0.1
@@ -63,8 +64,8 @@ def fit_lens(
             groups=frames.groups,
         )
         return (
-            torch.from_numpy(frames[chosen]).to(device),
-            torch.from_numpy(patients[chosen]).to(device),
+            send(frames[chosen], device),
+            send(patients[chosen], device),
         )
 
     def loss(modules: Modules, drawn):
@@ -76,7 +77,15 @@ def fit_lens(
 
     training = settings.training
     player = Player(lens, loss, learning_rate(training), training.weight_decay, training.clip)
-    task = Task("lens", {"lens": player}, batch, training.images, training.batch, seed)
+    task = Task(
+        "lens",
+        {"lens": player},
+        batch,
+        training.images,
+        training.batch,
+        seed,
+        optimiser=training,
+    )
     trained = train(task, folder, progress)["lens"]
     if writes():
         trained.save(folder / "lens.safetensors")

@@ -1,32 +1,34 @@
 """The only training loop.
 
-    for each step: set the rate, draw the batch, and for each player: loss, backward, clip, step;
-    then average the weights, log, look at held-out images, save.
+    for each step: set the rate, draw the batch, and for each player: loss and backward, a part of
+    the batch at a time, clip, step; then average the weights, log, look at held-out images, save.
 
 Training is counted in images. Every step's random numbers are seeded from (seed, step, rank) and
 every batch from how many images were seen, so that the same command after a kill goes on to the
-same weights. State is kept as safetensors; nothing is pickled.
+same weights. Nothing in a step waits for a GPU: what is logged stays there until it is written.
 """
 
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from accelerate.utils import broadcast
 from torch import nn
 
 from ..errors import StageError
 from ..protocol import Optimiser
-from ..runtime import append_jsonl, choose_device, derive_seed, read_json, read_jsonl, write_json
-from . import checkpoints
+from ..runtime import append_jsonl, choose_device, derive_seed
+from . import batches, checkpoints, saving
+from .averages import Average, Profiles, exponential
+from .stopping import Patience
 
 SAVES = 25  # a run is saved so many times, and at least every SAVE_IMAGES images
 SAVE_IMAGES = 100_000
@@ -57,12 +59,16 @@ class Player:
 class Task:
     """What is learned.
 
-    `batch(start, count)` returns the draws start .. start + count, on any device. `average` is
-    the player whose weights are averaged with decay `ema`. `validate(modules)` returns numbers
-    for the log and `preview(modules, path)` writes a picture; both see the averaged weights.
-    `step(task, state)` takes the place of the usual step, in full precision; it must advance the
-    state and returns numbers for the log. `keep` weights are kept on the way, evenly spaced and
-    the last ones among them; 0 keeps none (see checkpoints.py).
+    `batch(start, count)` returns the draws start .. start + count, a tensor or a tuple of them, on
+    any device, with all random numbers that a loss needs. `ema` is the player whose weights are
+    averaged, and the decay. `validate(modules)` returns numbers for the log and
+    `preview(modules, path)` writes a picture; both see the averaged weights. `step(task, state)`
+    takes the place of the usual step, in full precision; it must advance the state and returns
+    numbers for the log. `keep` weights are kept on the way, evenly spaced and the last ones among
+    them; 0 keeps none (see checkpoints.py). `profiles` averages by two powers are kept on the way
+    of the player that is averaged (see averages.py). `patience` ends the training when
+    `validation_loss` has not fallen for so many looks, with the weights at its lowest. `optimiser`
+    says how a step is computed: its parts, and how the networks lie in memory.
     """
 
     name: str
@@ -76,6 +82,9 @@ class Task:
     preview: Callable[[Modules, Path], None] | None = None
     step: Callable[[Task, State], dict[str, torch.Tensor]] | None = None
     keep: int = 0
+    profiles: int = 0
+    patience: int | None = None
+    optimiser: Optimiser | None = None
 
 
 def learning_rate(settings: Optimiser) -> Callable[[int], float]:
@@ -105,10 +114,10 @@ def train(
     accelerator = Accelerator(mixed_precision=precision, cpu=_device_is_cpu())
     state = State(task, accelerator, folder)
     state.resume()
-    while state.seen < task.images:
+    while not state.ended:
         logs = (task.step or _step)(task, state)
         _log(task, state, logs)
-        progress(task.name, min(1.0, state.seen / task.images))
+        progress(task.name, 1.0 if state.ended else min(1.0, state.seen / task.images))
     return state.finished()
 
 
@@ -118,38 +127,55 @@ def _step(task: Task, state: State) -> dict[str, torch.Tensor]:
     world, rank = accelerator.num_processes, accelerator.process_index
     torch.manual_seed(derive_seed(task.seed, task.name, state.step, rank))
     share = -(-task.batch_size // world)
-    batch = task.batch(state.seen + rank * share, share)
+    size = task.optimiser.microbatch if task.optimiser else None
+    drawn = batches.parts(task.batch(state.seen + rank * share, share), size)
     playing = {
         name: player for name, player in task.players.items() if state.seen >= player.starts_after
     }
-    modules = {name: state.modules[name] for name in playing}
     logs: dict[str, torch.Tensor] = {}
     for name, player in playing.items():
         optimiser = state.optimisers[name]
         for group in optimiser.param_groups:
             group["lr"] = player.learning_rate(state.seen)
-        loss, parts = player.loss(modules, batch)
         optimiser.zero_grad(set_to_none=True)
-        accelerator.backward(loss)
+        logs |= _add_gradients(state, name, player.loss, [*playing], drawn)
         norm = accelerator.clip_grad_norm_(player.module.parameters(), player.clip)
         optimiser.step()
-        logs |= parts | {f"{name}_gradient": norm}
+        logs |= {f"{name}_gradient": norm}
     state.advance(share * world)
     return logs
 
 
+def _add_gradients(
+    state: State, name: str, loss: Loss, playing: list[str], drawn: list[tuple[Any, float]]
+) -> dict[str, torch.Tensor]:
+    """Add up the gradients of a batch's parts, each by its share of the batch, and so the logs."""
+    modules = {other: state.modules[other] for other in playing}
+    logs: dict[str, torch.Tensor] = {}
+    for number, (part, share) in enumerate(drawn, start=1):
+        last = number == len(drawn)  # processes exchange gradients once, with the last
+        with nullcontext() if last else state.accelerator.no_sync(modules[name]):
+            value, found = loss(modules, part)
+            state.accelerator.backward(value * share)
+        logs |= {key: logs.get(key, 0.0) + share * row for key, row in found.items()}
+    return logs
+
+
 def _log(task: Task, state: State, logs: Mapping[str, torch.Tensor]) -> None:
-    last = state.seen >= task.images
-    if state.passed(task.images / LOOKS) or last:
+    if state.passed(task.images / LOOKS) or state.ended:
         row = {"images": state.seen, "seconds": round(time.monotonic() - state.started, 1)}
         row |= {key: float(value) for key, value in logs.items()}
-        row |= state.look(picture=state.passed(task.images / PICTURES) or last)
+        row |= state.look(picture=state.passed(task.images / PICTURES) or state.ended)
         if state.accelerator.is_main_process:
             append_jsonl(state.folder / "log.jsonl", row)
         _stop_if_lost(task, row)
-    if task.keep and (state.passed(task.images / task.keep) or last):
+        if task.patience is not None:
+            state.note(row["validation_loss"])
+    if task.keep and (state.passed(task.images / task.keep) or state.ended):
         state.keep()  # before it is saved: what training goes on from has its checkpoints
-    if state.passed(min(SAVE_IMAGES, task.images / SAVES)) or last:
+    if task.profiles and (state.passed(task.images / task.profiles) or state.ended):
+        state.keep_profiles()
+    if state.passed(min(SAVE_IMAGES, task.images / SAVES)) or state.ended:
         state.save()
 
 
@@ -168,9 +194,13 @@ class State:
     def __init__(self, task: Task, accelerator: Accelerator, folder: Path):
         self.task, self.accelerator, self.folder = task, accelerator, folder
         self.seen = self.before = self.step = 0
+        self.patience = Patience(task.patience)
         self.started = time.monotonic()
+        if task.optimiser is not None and task.optimiser.channels_last:
+            for player in task.players.values():
+                player.module.to(memory_format=torch.channels_last)
         # Copied before accelerate changes how the network is called.
-        self.average = self._make_average()
+        self.average, self.profiles = self._make_averages()
         self.modules: dict[str, nn.Module] = {}
         self.optimisers: dict[str, Any] = {}
         for name, player in task.players.items():
@@ -180,28 +210,40 @@ class State:
             self.modules[name], self.optimisers[name] = accelerator.prepare(
                 player.module, optimiser
             )
+        if task.optimiser is not None and task.optimiser.compile and not _device_is_cpu():
+            for name in self.modules:
+                self._bare(name).compile()
 
-    def _make_average(self) -> torch.optim.swa_utils.AveragedModel | None:
+    def _make_averages(self) -> tuple[Average | None, Profiles | None]:
         if self.task.ema is None:
-            return None
-        name, decay = self.task.ema
-
-        def blend(means, new, count):
-            weight = min(decay, (1 + float(count)) / (10 + float(count)))  # short at first
-            torch._foreach_lerp_(means, new, 1 - weight)
-
+            return None, None
+        (name, decay), device = self.task.ema, self.accelerator.device
         module = self.task.players[name].module
-        return torch.optim.swa_utils.AveragedModel(
-            module, device=self.accelerator.device, multi_avg_fn=blend
-        )
+        profiles = Profiles(module, device) if self.task.profiles else None
+        return Average(module, exponential(decay), device), profiles
 
     def _bare(self, name: str) -> nn.Module:
         return self.accelerator.unwrap_model(self.modules[name])
 
     def advance(self, images: int) -> None:
+        """Count a step, and let the averages follow it."""
         self.before, self.seen, self.step = self.seen, self.seen + images, self.step + 1
-        if self.average is not None:
-            self.average.update_parameters(self._bare(self.task.ema[0]))
+        for average in (self.average, self.profiles):
+            if average is not None:
+                average.update(self._bare(self.task.ema[0]))
+
+    @property
+    def ended(self) -> bool:
+        """True where all images were seen, or the loss has not fallen for long enough."""
+        return self.seen >= self.task.images or self.patience.is_over
+
+    def note(self, loss: float) -> None:
+        """Note the loss of a look, the first process's for all, and keep the lowest's weights."""
+        value = torch.tensor([loss], dtype=torch.float64, device=self.accelerator.device)
+        if self.patience.note(self.seen, float(broadcast(value))):
+            if self.accelerator.is_main_process:
+                checkpoints.keep_best(self.folder, self.seen, self.evaluated())
+            self._go_on()
 
     def passed(self, every: float) -> bool:
         """True if the last step went past a multiple of `every` images."""
@@ -219,9 +261,12 @@ class State:
                 previews = self.folder / "previews"
                 previews.mkdir(exist_ok=True)
                 self.task.preview(modules, previews / f"{self.seen:010d}.png")
+        self._go_on()
+        return found
+
+    def _go_on(self) -> None:
         for module in self.modules.values():
             module.train()
-        return found
 
     def evaluated(self) -> dict[str, nn.Module]:
         modules = {name: self._bare(name) for name in self.modules}
@@ -230,13 +275,20 @@ class State:
         return {name: module.eval() for name, module in modules.items()}
 
     def finished(self) -> dict[str, nn.Module]:
+        """Return the networks on the CPU: averaged where the task averages, and the best ones
+        where it has patience."""
         modules = self.evaluated()
         self.accelerator.free_memory()
         plain = {
             name: self.accelerator.unwrap_model(module, keep_fp32_wrapper=False)
             for name, module in modules.items()
         }
-        return {name: module.cpu() for name, module in plain.items()}
+        if self.task.patience is not None:
+            checkpoints.end_with_best(self.folder, plain, every=self.task.keep > 0)
+        return {
+            name: module.cpu().to(memory_format=torch.contiguous_format)
+            for name, module in plain.items()
+        }
 
     # Saving ---------------------------------------------------------------------------------
 
@@ -244,79 +296,47 @@ class State:
         """Keep the weights as they are now, averaged ones where the task averages."""
         if self.accelerator.is_main_process:
             checkpoints.keep(self.folder, self.seen, self.evaluated())
-        for module in self.modules.values():
-            module.train()
+        self._go_on()
+        self.accelerator.wait_for_everyone()
+
+    def keep_profiles(self) -> None:
+        """Keep both averages by powers as they are now."""
+        if self.accelerator.is_main_process:
+            self.profiles.keep(self.folder)
         self.accelerator.wait_for_everyone()
 
     def save(self) -> None:
         """Write the whole state beside the last one, then drop the last one."""
         if self.accelerator.is_main_process:
-            target = self.folder / "state" / f"{self.seen:012d}"
-            temporary = target.with_name("writing")
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            for name, tensors in self._tensors().items():
-                save_file(tensors, temporary / f"{name}.safetensors")
-            write_json(temporary / "progress.json", {"seen": self.seen, "step": self.step})
-            temporary.rename(target)
-            for old in target.parent.iterdir():
-                if old != target:
-                    shutil.rmtree(old)
+            progress = {"seen": self.seen, "step": self.step, "losses": self.patience.losses}
+            saving.write(self.folder, self._tensors(), progress)
         self.accelerator.wait_for_everyone()
 
     def _tensors(self) -> dict[str, dict[str, torch.Tensor]]:
         groups = {f"module_{name}": self._bare(name).state_dict() for name in self.modules}
-        if self.average is not None:
-            groups["average"] = self.average.state_dict()
+        for name, average in (("average", self.average), ("profiles", self.profiles)):
+            if average is not None:
+                groups[name] = average.state_dict()
         for name, optimiser in self.optimisers.items():
-            moments = optimiser.state_dict()["state"]
-            groups[f"optimiser_{name}"] = {
-                f"{index}.{key}": torch.as_tensor(value)
-                for index, row in moments.items()
-                for key, value in row.items()
-            }
-        return {
-            group: {
-                key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()
-            }
-            for group, tensors in groups.items()
-        }
+            groups[f"optimiser_{name}"] = saving.moments(optimiser)
+        return groups
 
     def resume(self) -> None:
         """Go on from the newest whole state in the folder, if there is one."""
-        states = sorted(path for path in (self.folder / "state").glob("[0-9]*") if path.is_dir())
-        if not states:
-            self._cut_log()
-            return
-        newest = states[-1]
-        progress = read_json(newest / "progress.json")
-        self.seen = self.before = progress["seen"]
-        self.step = progress["step"]
-        for name, optimiser in self.optimisers.items():
-            self._bare(name).load_state_dict(load_file(newest / f"module_{name}.safetensors"))
-            _load_moments(optimiser, load_file(newest / f"optimiser_{name}.safetensors"))
-        if self.average is not None:
-            self.average.load_state_dict(load_file(newest / "average.safetensors"))
-        self._cut_log()
-
-    def _cut_log(self) -> None:
-        """Drop what was logged after the state that training goes on from."""
-        path = self.folder / "log.jsonl"
-        if not (path.exists() and self.accelerator.is_main_process):
-            return
-        rows = [row for row in read_jsonl(path) if row["images"] <= self.seen]
-        path.unlink()
-        for row in rows:
-            append_jsonl(path, row)
-
-
-def _load_moments(optimiser: Any, tensors: Mapping[str, torch.Tensor]) -> None:
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    whole = optimiser.state_dict()
-    optimiser.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+        found = saving.newest(self.folder)
+        if found is not None:
+            groups, progress = found
+            self.seen = self.before = progress["seen"]
+            self.step = progress["step"]
+            self.patience.losses = [(seen, loss) for seen, loss in progress.get("losses", [])]
+            for name, optimiser in self.optimisers.items():
+                self._bare(name).load_state_dict(groups[f"module_{name}"])
+                saving.load_moments(optimiser, groups[f"optimiser_{name}"])
+            for name, average in (("average", self.average), ("profiles", self.profiles)):
+                if average is not None:
+                    average.load_state_dict(groups[name])
+        if self.accelerator.is_main_process:
+            saving.cut_log(self.folder / "log.jsonl", self.seen)
 
 
 def _device_is_cpu() -> bool:

@@ -73,10 +73,10 @@ def test_the_denoiser_sees_linked_images_once_a_pass(tmp_path, monkeypatch):
     seen: Counter = Counter()
     usual = diffusion.denoising_loss
 
-    def watch(denoiser, z, *rest):
+    def watch(denoiser, z, *rest, **more):
         if torch.is_grad_enabled():
             seen.update(z[:, 0, 0, 0].long().tolist())
-        return usual(denoiser, z, *rest)
+        return usual(denoiser, z, *rest, **more)
 
     monkeypatch.setattr(diffusion, "denoising_loss", watch)
     monkeypatch.setattr(diffusion, "SHOWN_STEPS", 1)
