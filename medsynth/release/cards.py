@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .. import __version__, domains
 from ..finding import Finding, Verdict
-from ..protocol import Protocol, Sample
+from ..protocol import Diffusion, Protocol, Sample
 from . import wording
 
 LICENCE_IDS = (
@@ -35,6 +35,7 @@ LICENCE_IDS = (
     "pddl",
 )
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
+OBJECTIVES = {"v": "v", "eps": "noise", "flow": "the velocity of rectified flow"}
 SAMPLERS = {"ddim": "DDIM", "dpm": "DPM-Solver++(2M)", "unipc": "UniPC"}
 NOT_LOOKED_FOR = (
     ("reconstruction", "How faithfully the autoencoder keeps an image."),
@@ -119,14 +120,22 @@ def study_rows(protocol: Protocol) -> list[tuple[str, str]]:
             f"{protocol.autoencoder.latent_channels} latent channels, trained on "
             f"{protocol.autoencoder.training.images:,} images (repeats counted)",
         ),
-        (
-            "Diffusion",
-            f"predicts {protocol.diffusion.objective}, trained on "
-            f"{protocol.diffusion.training.images:,} images (repeats counted)",
-        ),
+        ("Diffusion", _learned(protocol.diffusion)),
         ("Sampling", made),
         ("Random seed", str(protocol.seed)),
     ]
+
+
+def _learned(diffusion: Diffusion) -> str:
+    """Say what the denoiser predicts and how long it learned."""
+    most = "up to " if diffusion.patience is not None else ""
+    words = [
+        f"predicts {OBJECTIVES[diffusion.objective]}",
+        f"trained on {most}{diffusion.training.images:,} images (repeats counted)",
+    ]
+    if diffusion.told is not None:
+        words.append(f"{diffusion.told.share:.0%} of them changed, of which it is told")
+    return ", ".join(words)
 
 
 def _drawn(sample: Sample) -> str:

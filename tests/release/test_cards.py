@@ -21,3 +21,17 @@ WAYS = [
 def test_card_says_how_images_were_drawn(knobs, said):
     changed = study(**{f"sample.{name}": value for name, value in knobs.items()})
     assert said in dict(study_rows(changed)).values()
+
+
+LEARNED = [
+    ({}, "predicts v, trained on 256 images (repeats counted)"),
+    ({"objective": "eps", "patience": 3}, "predicts noise, trained on up to 256 images"),
+    ({"objective": "flow"}, "predicts the velocity of rectified flow, trained on 256 images"),
+    ({"told": {"share": 0.4}}, "(repeats counted), 40% of them changed, of which it is told"),
+]
+
+
+@pytest.mark.parametrize(("knobs", "said"), LEARNED)
+def test_card_says_how_the_denoiser_learned(knobs, said):
+    changed = study(**{f"diffusion.{name}": value for name, value in knobs.items()})
+    assert said in dict(study_rows(changed))["Diffusion"]
