@@ -552,6 +552,44 @@ class Sample(Section):
         return self
 
 
+class Concept(Section):
+    """How a concept is learned: new token vectors alone, everything else as it is (textual
+    inversion, arXiv 2208.01618). Null takes these defaults."""
+
+    vectors: Annotated[int, Field(ge=1, le=64)] = 4
+    """Vectors that stand where the concept's name does; medical images need more than others (arXiv
+    2303.13430)."""
+    guidance: NonNegative = 2.0
+    """Classifier-free guidance of images that are drawn with it."""
+    training: Optimiser = Optimiser(images=24_000, batch=8, learning_rate=0.04, decay="constant")
+    """How it is trained, 3,000 steps by default; the rate is 5e-3 times the batch where it is not
+    given."""
+
+    @field_validator("training", mode="before")
+    @classmethod
+    def _fills_in(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        usual = cls.model_fields["training"].default.model_dump(mode="json")
+        batch = given.get("batch", usual["batch"])
+        rate = 5e-3 * batch if isinstance(batch, int) else usual["learning_rate"]
+        return {**usual, "learning_rate": rate, **given}
+
+
+class Augment(Section):
+    """Variations of training images for somebody's own training (DA-Fusion, arXiv 2302.07944); they
+    never leave. Null takes these defaults."""
+
+    strengths: Annotated[tuple[Share, ...], Field(min_length=1)] = (1.0, 0.75, 0.5, 0.25)
+    """How far an image is noised before it is denoised again, drawn evenly: 0 leaves what the
+    autoencoder keeps, of 1 only the labels are left."""
+    children: Count = 10
+    """Variations of each image."""
+    measured: Annotated[int, Field(ge=0)] = 200
+    """At most so many of each strength, drawn at random, are looked up among the training images,
+    to say how many still show their parent; 0 measures nothing."""
+
+
 class Validate(Section):
     """How the evidence is measured."""
 
@@ -660,6 +698,10 @@ class Protocol(Section):
     validate_: Validate = Field(default=Validate(), alias="validate")
     gate: Gate
     card: Card = Card()
+    concept: Concept | None = None
+    """How `medsynth concept learn` learns; null takes the defaults."""
+    augment: Augment | None = None
+    """What `medsynth augment` makes; null takes the defaults."""
 
     @field_validator("domain")
     @classmethod

@@ -68,6 +68,23 @@ class Vocabulary:
             for attribute in self.attributes
         )
 
+    def known(self, labels: Mapping[str, str]) -> dict[str, str]:
+        """Leave out what the vocabulary does not have: the null token stands for it."""
+        return {name: value for name, value in labels.items() if (name, value) in self.tokens}
+
+    def taught(self, attribute: str, value: str) -> Vocabulary:
+        """Return the vocabulary with one more value at the end, a concept's name.
+
+        Where there is no attribute yet, this is the first. Raises DataError where the value is
+        known, or where there are attributes but not this one.
+        """
+        if (attribute, value) in self.tokens:
+            raise DataError(f"{attribute}={value} is known already: choose another name")
+        if self.attributes and attribute not in self.attributes:
+            known = ", ".join(self.attributes)
+            raise DataError(f"no attribute {attribute}; the vocabulary has: {known}")
+        return Vocabulary(self.attributes or (attribute,), (*self.tokens, (attribute, value)))
+
     def decode(self, tokens: Sequence[int]) -> dict[str, str]:
         """Return the labels of a condition; null tokens are left out."""
         return dict(self.tokens[token - 1] for token in tokens if token != NULL)

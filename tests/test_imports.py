@@ -22,6 +22,7 @@ RANKS = {
     "cohort": 4, "reference": 4,
     "data": 5, "models": 5,
     "training": 6, "synthesis": 6, "validation": 6, "release": 6,
+    "variation": 6, "augmentation": 6,
     "pipeline": 7, "doctor": 7,
     "cli": 8, "__main__": 9,
 }  # fmt: skip

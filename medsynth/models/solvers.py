@@ -41,12 +41,15 @@ def solve(
     *,
     objective: Objective,
     generators: Sequence[torch.Generator] = (),
+    pairs: Pairs | None = None,
 ) -> torch.Tensor:
     """Walk x (N, ...) from pure noise to the clean end as `settings` say: sampler, steps, spacing.
 
-    Image i follows from x[i] and, where settings.eta is above 0 (DDIM alone), generators[i].
+    `pairs` are the times of another walk, from wherever x is. Image i follows from x[i] and, where
+    settings.eta is above 0 (DDIM alone), generators[i].
     """
-    pairs = walk(schedule, settings.steps, spacing=settings.spacing)
+    if pairs is None:
+        pairs = walk(schedule, settings.steps, spacing=settings.spacing)
     if settings.sampler == "dpm":
         return dpm_solver(denoise, x, schedule, pairs, objective=objective)
     if settings.sampler == "unipc":
