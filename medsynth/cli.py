@@ -622,13 +622,44 @@ def verify(
 
 
 @app.command()
-def doctor(json_: AsJson = False) -> None:
-    """Say what this machine has: processor, GPU, memory, disk, packages, DICOM codecs."""
+def doctor(
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PROTOCOL", help="Foretell what this protocol takes here: hours and memory."
+        ),
+    ] = None,
+    images: Annotated[
+        int, typer.Option(min=1, help="With --plan: how many images of patients there are.")
+    ] = 1000,
+    profile: Profile = None,
+    set_: Changes = None,
+    json_: AsJson = False,
+) -> None:
+    """Say what this machine has, or with --plan what a protocol will take on it.
+
+    The plan builds the networks and takes a few steps of each on made-up patients: minutes.
+    """
+    if plan is not None:
+        return _foretell(_load(plan, profile, set_), images, json_)
     from . import doctor as machine
 
     found = machine.examine()
     width = max(map(len, found))
     _say(found, json_, *(f"{name:<{width}} {value}" for name, value in found.items()))
+
+
+def _foretell(study: Any, images: int, as_json: bool) -> None:
+    from . import pipeline
+
+    with _progress(as_json) as progress:
+        costs = pipeline.foretell(study, images=images, progress=progress)
+    result = {
+        "seconds": sum(cost.seconds for cost in costs),
+        "memory_gib": max(cost.memory_gib for cost in costs),
+        "stages": [vars(cost) for cost in costs],
+    }
+    _say(result, as_json, *pipeline.tell_forecast(costs))
 
 
 if __name__ == "__main__":

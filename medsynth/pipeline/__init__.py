@@ -15,6 +15,7 @@ from .deidentified import deidentify
 from .demo import demo
 from .fidelity import Answer, Asked, draft_fidelity, fidelity
 from .first_look import init, tell_intake
+from .forecast import foretell, tell_forecast
 from .halves import run_halves
 from .judge import check_fresh, decide, findings_of, release, validate
 from .learn import fit, sample
@@ -40,6 +41,7 @@ __all__ = [
     "fidelity",
     "findings_of",
     "fit",
+    "foretell",
     "ingest",
     "init",
     "open_run",
@@ -52,6 +54,7 @@ __all__ = [
     "split",
     "start",
     "tell_audit",
+    "tell_forecast",
     "tell_intake",
     "tell_split",
     "validate",
