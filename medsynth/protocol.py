@@ -28,6 +28,9 @@ NonNegative = Annotated[float, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+ControlKind = Literal["canny", "hough", "soft_edges", "vessels", "keypoints", "mask"]
+
+
 class Section(BaseModel):
     """A part of the protocol: unknown keys, wrong types and later changes are errors."""
 
@@ -503,6 +506,29 @@ class Diffusion(Section):
         return self
 
 
+class Control(Section):
+    """A ControlNet on the trained denoiser, by `medsynth control fit`, whose `--kind` and `--set`
+    go before what is written here; null takes the defaults."""
+
+    kinds: Annotated[tuple[ControlKind, ...], Field(min_length=1)] = ("canny",)
+    """What the maps show, stacked in this order; `mask` is read from files."""
+    condition_dropout: Share = 0.5
+    """Share of the samples whose condition becomes null, so that the map has to be read."""
+    images: Annotated[int, Field(ge=2)] = 100
+    """At most so many held-out images, whose maps are drawn from and looked for again."""
+    training: Optimiser = Optimiser(
+        images=400_000, batch=16, learning_rate=1e-4, warmup_images=4_000, weight_decay=0.01
+    )
+    """How it is trained."""
+
+    @field_validator("kinds")
+    @classmethod
+    def _kinds_differ(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(kinds)) < len(kinds):
+            raise ValueError("the same kind comes twice")
+        return kinds
+
+
 class Sample(Section):
     """The synthetic cohort."""
 
@@ -694,6 +720,8 @@ class Protocol(Section):
     lens: Lens = Lens()
     autoencoder: Autoencoder = Autoencoder()
     diffusion: Diffusion = Diffusion()
+    control: Control | None = None
+    """A ControlNet's knobs; null takes the defaults where one is asked for."""
     sample: Sample = Sample()
     validate_: Validate = Field(default=Validate(), alias="validate")
     gate: Gate

@@ -13,6 +13,7 @@ import torch
 from . import protocol
 from .cohort import Cohort, Record, to_pixels
 from .models.autoencoder import Autoencoder
+from .models.control import Controlled
 from .models.denoiser import Denoiser, encode_conditions, guided, guided_times
 from .models.diffusion import Schedule, noise_like
 from .models.solvers import solve
@@ -24,7 +25,7 @@ Progress = Callable[[str, float], None]
 
 
 def sample(
-    denoiser: Denoiser,
+    denoiser: Denoiser | Controlled,
     autoencoder: Autoencoder,
     vocabulary: Vocabulary,
     conditions: Sequence[Labels],
@@ -33,13 +34,15 @@ def sample(
     diffusion: protocol.Diffusion,
     seeds: Sequence[int],
     device: str,
+    maps: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw one image a condition: (N, C, H, W) float32 in [-1, 1].
 
-    Image i follows from seeds[i] and conditions[i]. The network is always given
-    `settings.batch` images, padded with repeats, so that not even rounding depends on how many
-    are asked for.
+    Image i follows from seeds[i] and conditions[i], and of a Controlled from maps[i], (K, H, W)
+    float32 in [0, 1]. The network is always given `settings.batch` images, padded with repeats, so
+    that not even rounding depends on how many are asked for.
     """
+    base = denoiser if maps is None else denoiser.denoiser
     tokens = encode_conditions(vocabulary, conditions)
     schedule = Schedule.of(diffusion)
     times = guided_times(schedule, settings.guidance_interval)
@@ -48,9 +51,12 @@ def sample(
         rows = [min(start + i, len(tokens) - 1) for i in range(settings.batch)]
         generators = [torch.Generator().manual_seed(seeds[row]) for row in rows]
         with torch.inference_mode():
-            noise = noise_like(_latent(denoiser, len(rows), device), generators)
+            noise = noise_like(_latent(base, len(rows), device), generators)
+            net = base
+            if maps is not None:
+                net = denoiser.under(torch.from_numpy(maps[rows]).to(device))
             z = solve(
-                guided(denoiser, tokens[rows].to(device), settings.guidance, times=times),
+                guided(net, tokens[rows].to(device), settings.guidance, times=times),
                 noise,
                 schedule,
                 settings,

@@ -40,11 +40,17 @@ def by_name(folder: Path) -> dict[str, Path]:
 
 
 def read_classes(path: Path) -> np.ndarray:
-    """Read a mask as (H, W) uint8 classes: a palette's numbers, or grey as it is stored."""
+    """Read a mask as (H, W) uint8 classes: a palette's numbers, or grey as it is stored.
+
+    Raises DataError where the file is no image that Pillow opens.
+    """
     from PIL import Image
 
-    with Image.open(path) as image:
-        classes = np.asarray(image if image.mode in ("P", "L", "1") else image.convert("L"))
+    try:
+        with Image.open(path) as image:
+            classes = np.asarray(image if image.mode in ("P", "L", "1") else image.convert("L"))
+    except OSError as error:
+        raise DataError(f"a mask can't be read ({type(error).__name__})") from None
     return classes.astype(np.uint8)
 
 

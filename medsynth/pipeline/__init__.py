@@ -11,6 +11,8 @@ the protocol or the seed are no longer those that it was made with. An audit has
 
 from .audit import audit
 from .audit_study import Folders, draft_audit, tell_audit
+from .control import fit_control, read_obedience, with_control
+from .controlled import extract_controls, sample_controlled
 from .deidentified import deidentify
 from .demo import demo
 from .fidelity import Answer, Asked, draft_fidelity, fidelity
@@ -19,6 +21,7 @@ from .forecast import foretell, tell_forecast
 from .halves import run_halves
 from .judge import check_fresh, decide, findings_of, release, validate
 from .learn import fit, sample
+from .mapped import Masks
 from .prepare import ingest, split, tell_split
 from .report import report
 from .run import PLANS, Run, facts, open_run, parts_of, start
@@ -29,6 +32,7 @@ __all__ = [
     "Answer",
     "Asked",
     "Folders",
+    "Masks",
     "Run",
     "audit",
     "check_fresh",
@@ -37,20 +41,24 @@ __all__ = [
     "demo",
     "draft_audit",
     "draft_fidelity",
+    "extract_controls",
     "facts",
     "fidelity",
     "findings_of",
     "fit",
+    "fit_control",
     "foretell",
     "ingest",
     "init",
     "open_run",
     "parts_of",
+    "read_obedience",
     "release",
     "report",
     "run_all",
     "run_halves",
     "sample",
+    "sample_controlled",
     "split",
     "start",
     "tell_audit",
@@ -58,4 +66,5 @@ __all__ = [
     "tell_intake",
     "tell_split",
     "validate",
+    "with_control",
 ]

@@ -59,7 +59,17 @@ PLANS = {
         ("intake", "split", "lens", "autoencoder", "diffusion", "synthetic"),
         ("domain", "validate", "seed"),
     ),
+    "control": Plan(("intake", "split", "autoencoder", "diffusion"), ("domain", "control", "seed")),
+    "obedience": Plan(
+        ("intake", "split", "autoencoder", "diffusion"),
+        ("domain", "control", "sample", "validate", "seed"),
+    ),
 }
+
+
+def plan_of(stage: str) -> Plan:
+    """Return the plan of a stage; of one of many, as control/NAME, that of its kind."""
+    return PLANS[stage.split("/")[0]]
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,8 @@ class Run:
         """Return what of the protocol a stage depends on: its sections, for a private denoiser the
         labels that it is to know, for one that is chosen by its images how they are drawn, and for
         the evidence the level of the test whose power it tells, where that is not the usual one."""
-        settings = {name: set_knobs(self.protocol.section(name)) for name in PLANS[stage].sections}
+        sections = plan_of(stage).sections
+        settings = {name: set_knobs(self.protocol.section(name)) for name in sections}
         if stage == "diffusion" and self.protocol.diffusion.private is not None:
             shares = self.protocol.sample.labels
             settings["labels"] = {name: sorted(shares[name]) for name in sorted(shares)}
@@ -100,14 +111,13 @@ class Run:
         Raises StaleError where one of them was made from what is no longer to its left, or with
         another protocol: what it says of images may be about others.
         """
-        return {
-            name: self._fresh(name, by=stage).digest for name in PLANS[stage].needs if name != "raw"
-        }
+        needs = [name for name in plan_of(stage).needs if name != "raw"]
+        return {name: self._fresh(name, by=stage).digest for name in needs}
 
     def _fresh(self, stage: str, *, by: str) -> StageRecord:
         record = require_stage(self.folder / stage, by=by)
         inputs = self.inputs(stage)
-        if "raw" in PLANS[stage].needs:  # what it looks like now, only `ingest` is told
+        if "raw" in plan_of(stage).needs:  # what it looks like now, only `ingest` is told
             inputs["raw"] = record.inputs["raw"]
         if record.key != stage_key(inputs, self.settings(stage)):
             raise StaleError(

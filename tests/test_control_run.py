@@ -1,0 +1,173 @@
+"""A control of a tiny run: fitted, resumed, drawn from, and never released."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from diffusers import ControlNetModel
+from PIL import Image
+from tiny import study, write_raw
+
+from medsynth import pipeline
+from medsynth.cohort import Cohort
+from medsynth.errors import DataError, MedsynthError, ProtocolError, RefusedError, StaleError
+from medsynth.release.export import write_release
+from medsynth.runtime import digest_files, read_json, read_stage
+
+KNOBS = {
+    "control.training.images": 48,
+    "control.training.batch": 8,
+    "control.training.warmup_images": 0,
+    "control.images": 8,
+}
+
+
+class Killed(Exception):
+    """Stands in for SIGKILL."""
+
+
+@pytest.fixture(scope="module")
+def finished(raw, tmp_path_factory):
+    """A run up to its denoiser."""
+    run = pipeline.start(study(), tmp_path_factory.mktemp("run"))
+    pipeline.ingest(run, raw)
+    pipeline.split(run)
+    pipeline.fit(run)
+    return run.folder
+
+
+@pytest.fixture(scope="module")
+def controlled(finished):
+    """A control for edges and soft edges, fitted in the module's run."""
+    run = asking(finished, "canny", "soft_edges")
+    base = digest_files(finished / "diffusion")
+    found = pipeline.fit_control(run, "edges")
+    assert digest_files(finished / "diffusion") == base
+    return finished, found
+
+
+def asking(folder, *kinds, **changes) -> pipeline.Run:
+    run = pipeline.open_run(folder)
+    return replace(run, protocol=pipeline.with_control(run.protocol, kinds, KNOBS | changes))
+
+
+def extract(raw, out, *, nobody: bool):
+    pipeline.extract_controls(
+        raw / "images", out, ["canny", "soft_edges"], domain="chest_xray", size_px=32, nobody=nobody
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """A folder with four images of two phantoms."""
+    return write_raw(tmp_path_factory.mktemp("few"), patients=2, bad_files=0)
+
+
+def test_a_fitted_control_is_a_diffusers_folder_and_its_obedience_is_found(controlled):
+    folder, found = controlled
+    net = ControlNetModel.from_pretrained(folder / "control" / "edges")
+    assert net.config.conditioning_channels == 2
+    names = {finding.name for finding in found}
+    assert {"control.canny.boundary_f1", "control.soft_edges.correlation_shuffled"} <= names
+    log = (folder / "control" / "edges" / "log.jsonl").read_text().splitlines()
+    assert {"validation_loss", "validation_loss_shuffled"} <= json.loads(log[-1]).keys()
+
+
+def test_killed_and_started_again_a_control_is_the_same(controlled, tmp_path):
+    folder, _ = controlled
+    run = asking(folder, "canny", "soft_edges")
+
+    def dies(what, share):
+        if what == "control" and share >= 0.5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        pipeline.fit_control(run, "again", progress=dies)
+    pipeline.fit_control(run, "again")
+    weights = "diffusion_pytorch_model.safetensors"
+    one, two = (digest_files(folder / "control" / name)[weights] for name in ("edges", "again"))
+    assert one == two
+    findings = [(folder / "obedience" / name / "findings.jsonl").read_text()
+                for name in ("edges", "again")]  # fmt: skip
+    assert findings[0] == findings[1]
+
+
+def test_the_same_command_again_does_nothing(controlled):
+    folder, _ = controlled
+    before = [read_stage(folder / part / "edges").finished for part in ("control", "obedience")]
+    pipeline.fit_control(asking(folder, "canny", "soft_edges"), "edges")
+    after = [read_stage(folder / part / "edges").finished for part in ("control", "obedience")]
+    assert before == after
+
+
+def test_images_under_patients_maps_are_derived_and_never_released(controlled, few, tmp_path):
+    folder, _ = controlled
+    maps = extract(few, tmp_path / "maps", nobody=False)
+    run = pipeline.open_run(folder)
+    cohort = pipeline.sample_controlled(run, "edges", maps, tmp_path / "out", labels={})
+    assert {record.origin for record in cohort.records} == {"derived"}
+    assert all(record.parent for record in cohort.records)
+    assert not list(folder.glob("release*"))
+    verdict = pipeline_verdict()
+    with pytest.raises(RefusedError, match=r"4 of 4 records are not synthetic"):
+        write_release(
+            tmp_path / "release", cohort=cohort, protocol=run.protocol, findings={},
+            verdict=verdict, split={}, models={},
+        )  # fmt: skip
+    assert not (tmp_path / "release").exists()
+
+
+def pipeline_verdict():
+    from medsynth.finding import Verdict
+
+    return Verdict("passed", 1, (), ())
+
+
+def test_images_under_nobodys_maps_are_synthetic_pairs(controlled, few, tmp_path):
+    folder, _ = controlled
+    maps, out = extract(few, tmp_path / "maps", nobody=True), tmp_path / "out"
+    run = pipeline.open_run(folder)
+    cohort = pipeline.sample_controlled(run, "edges", maps, out, labels={"finding": "normal"})
+    assert {record.origin for record in cohort.records} == {"synthetic"}
+    assert not any(record.parent for record in cohort.records)
+    names = {path.name for path in (out / "images").iterdir()}
+    assert len(names) == 4
+    assert all({p.name for p in (out / "maps" / k).iterdir()} == names
+               for k in ("canny", "soft_edges"))  # fmt: skip
+    drawn = np.asarray(Image.open(out / "maps" / "canny" / "control-000001.png"))
+    first = sorted((maps / "canny").iterdir())[0]
+    assert np.array_equal(drawn, np.asarray(Image.open(first)))
+    assert Cohort.read(out).digest == cohort.digest
+
+
+def test_a_control_of_another_denoiser_is_stale(controlled, few, tmp_path):
+    folder, _ = controlled
+    maps = extract(few, tmp_path / "maps", nobody=True)
+    other = pipeline.open_run(folder)
+    changed = replace(other, protocol=study(**{"diffusion.ema": 0.8}))
+    with pytest.raises(StaleError):
+        pipeline.sample_controlled(changed, "edges", maps, tmp_path / "out", labels={})
+
+
+def test_masks_are_named_as_images_and_found_again_by_a_network(finished, raw, tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for path in sorted((raw / "images").glob("[!b]*.png")):
+        image = np.asarray(Image.open(path).convert("L"))
+        Image.fromarray((image < np.median(image)).astype(np.uint8) * 2).save(masks / path.name)
+    run = asking(finished, "mask")
+    found = pipeline.fit_control(run, "lungs", masks=pipeline.Masks(masks, raw))
+    assert read_json(finished / "control" / "lungs" / "control.json")["values"] == [2]
+    numbers = {finding.name: finding.value for finding in found}
+    assert numbers["control.mask.dice_reconstructed"] > 0.5
+
+
+def test_masks_and_the_kind_mask_come_together_and_other_knobs_are_refused(finished):
+    with pytest.raises(DataError, match="come together"):
+        pipeline.fit_control(asking(finished, "mask"), "nothing")
+    with pytest.raises(ProtocolError, match=r"only control\.\* can be changed"):
+        asking(finished, "canny", **{"diffusion.ema": 0.5})
+    with pytest.raises(MedsynthError, match="twice"):
+        asking(finished, "canny", "canny")
