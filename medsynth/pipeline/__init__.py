@@ -11,10 +11,14 @@ the protocol or the seed are no longer those that it was made with. An audit has
 
 from .audit import audit
 from .audit_study import Folders, draft_audit, tell_audit
+from .augment import Masks as ChildMasks
+from .augment import augment, tell_children
+from .concept import learn_concept, list_concepts, remove_concept, tell_concept, with_changes
 from .control import fit_control, read_obedience, with_control
 from .controlled import extract_controls, sample_controlled
 from .deidentified import deidentify
 from .demo import demo
+from .drawn_concept import sample_concept
 from .fidelity import Answer, Asked, draft_fidelity, fidelity
 from .first_look import init, tell_intake
 from .forecast import foretell, tell_forecast
@@ -31,10 +35,12 @@ __all__ = [
     "PLANS",
     "Answer",
     "Asked",
+    "ChildMasks",
     "Folders",
     "Masks",
     "Run",
     "audit",
+    "augment",
     "check_fresh",
     "decide",
     "deidentify",
@@ -50,21 +56,28 @@ __all__ = [
     "foretell",
     "ingest",
     "init",
+    "learn_concept",
+    "list_concepts",
     "open_run",
     "parts_of",
     "read_obedience",
     "release",
+    "remove_concept",
     "report",
     "run_all",
     "run_halves",
     "sample",
+    "sample_concept",
     "sample_controlled",
     "split",
     "start",
     "tell_audit",
+    "tell_children",
+    "tell_concept",
     "tell_forecast",
     "tell_intake",
     "tell_split",
     "validate",
+    "with_changes",
     "with_control",
 ]
