@@ -157,7 +157,7 @@ def test_masks_are_named_as_images_and_found_again_by_a_network(finished, raw, t
     for path in sorted((raw / "images").glob("[!b]*.png")):
         image = np.asarray(Image.open(path).convert("L"))
         Image.fromarray((image < np.median(image)).astype(np.uint8) * 2).save(masks / path.name)
-    run = asking(finished, "mask")
+    run = asking(finished, "mask", **{"control.training.images": 400})
     found = pipeline.fit_control(run, "lungs", masks=pipeline.Masks(masks, raw))
     assert read_json(finished / "control" / "lungs" / "control.json")["values"] == [2]
     numbers = {finding.name: finding.value for finding in found}

@@ -278,6 +278,7 @@ def _reader(run: Run, opened: Opened, masks: Masks | None, folder: Path, progres
             seed=run.protocol.seed,
             folder=scratch,
             device=choose_device(),
+            most_images=run.protocol.control.training.images,
             progress=progress,
         )
 

@@ -34,13 +34,15 @@ def fit_segmenter(
     seed: int,
     folder: Path,
     device: str,
-    training: Optimiser = TRAINING,
+    most_images: int,
     progress=lambda what, share: None,
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Learn masks (N, K, H, W) uint8 shares from images (N, C, H, W) in [-1, 1].
 
-    Returns images -> shares (N, K, H, W) float32 in [0, 1]. `folder` is for its state.
+    It sees TRAINING's images, or `most_images` where these are fewer. Returns images -> shares
+    (N, K, H, W) float32 in [0, 1]. `folder` is for its state.
     """
+    training = TRAINING.model_copy(update={"images": min(TRAINING.images, most_images)})
     torch.manual_seed(derive_seed(seed, "segmenter", "start"))
     net = BasicUNet(
         spatial_dims=2, in_channels=images.shape[1], out_channels=maps.shape[1], features=FEATURES
