@@ -61,7 +61,7 @@ def disease(cohort):
 def test_every_format_of_the_protocol_and_the_command_line_is_known(settings):
     from typing import get_args
 
-    from medsynth.cli import Format
+    from medsynth.cli.stages import Format
 
     names = get_args(get_args(type(settings.card).model_fields["formats"].annotation)[0])
     assert tuple(FORMATS) == names == tuple(Format) == ALL

@@ -1,0 +1,49 @@
+"""The command line: parses, prints, exits; one pipeline call a command.
+
+Heavy packages are imported inside the commands, so that help and `verify` start at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import typer
+
+from ..errors import MedsynthError
+from . import concepts, controls, machine, others, stages, study
+
+app = typer.Typer(
+    name="medsynth",
+    help=(
+        "From a folder of patient images to a cohort that may be shared, with the evidence that "
+        "it may. Nothing is downloaded and nothing leaves the machine; what may leave lies in "
+        "RUN/release, and only after the gate has passed."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog="Exit codes: 0 done, 1 error, 2 wrong use, 3 the gate refused.",
+)
+for _part in (study, others, controls, concepts, stages, machine):
+    app.add_typer(_part.app)
+
+
+def main() -> None:
+    """Run the command line; the exit code says how it ended."""
+    try:
+        app(standalone_mode=True)
+    except MedsynthError as error:
+        _complain(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _complain("stopped; the same command goes on from here")
+        sys.exit(1)
+
+
+def _complain(message: str) -> None:
+    if "--json" in sys.argv:
+        print(json.dumps({"error": message}))
+    else:
+        print(f"medsynth: {message}", file=sys.stderr)
