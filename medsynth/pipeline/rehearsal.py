@@ -79,6 +79,7 @@ class _Enough(Exception):
 
 
 def wall() -> float:
+    """Return the time by the clock in seconds, once a GPU has done what it was given."""
     if choose_device() != "cpu":
         import torch
 
@@ -87,6 +88,7 @@ def wall() -> float:
 
 
 def peak_gib() -> float:
+    """Return the most memory that was taken so far, in GiB: a GPU's, or the process's."""
     import torch
 
     if choose_device() == "cpu":
