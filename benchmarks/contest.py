@@ -194,22 +194,19 @@ def peak_gib() -> float:
 def sample(entry: Entry, images: int) -> float:
     """Draw a rival's images into its synthetic/; return images a second, NaN if drawn before.
 
-    The first block is left out where there are several: it warms up.
+    The rate is that of whole blocks: the network is always given `sample.batch` images. The first
+    block that is drawn warms up and is left out where there are several.
     """
     settings = entry.protocol.sample.model_copy(update={"images": images})
     study = entry.protocol.model_copy(update={"sample": settings})
-    path = entry.folder / "sampling.json"
-    seconds, ends = clock(), []
-    began = seconds()
-    pipeline.sample(
-        replace(entry, protocol=study), lambda what, share: ends.append((seconds(), share))
-    )
-    if ends:
-        if len(ends) > 1:
-            began, first = ends[0]
-        else:
-            first = 0.0
-        rate = images * (ends[-1][1] - first) / (ends[-1][0] - began)
+    there = len(list((entry.folder / "synthetic.tmp" / "blocks").glob("*.npy")))
+    path, now = entry.folder / "sampling.json", clock()
+    ends = [now()]
+    pipeline.sample(replace(entry, protocol=study), lambda what, share: ends.append(now()))
+    drawn = ends[there:]  # before the first block that was not there yet, and after each
+    if len(drawn) > 1:
+        timed = drawn[1:] if len(drawn) > 2 else drawn
+        rate = settings.batch * (len(timed) - 1) / (timed[-1] - timed[0])
         write_json(path, {"rate": rate})
     return read_json(path)["rate"] if path.exists() else math.nan
 

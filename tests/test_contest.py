@@ -102,6 +102,31 @@ def test_images_are_drawn_and_their_rate_is_kept(trained):
     assert contest.sample(entry, 24) == rate
 
 
+@pytest.mark.parametrize(
+    ("there", "images", "rate"),
+    [(0, 35, 10 / 4), (2, 35, 10 / 4), (3, 35, 10 / 7), (0, 5, 10 / 107), (4, 35, math.nan)],
+)
+def test_a_rate_is_that_of_whole_blocks_that_were_drawn_now(
+    trained, monkeypatch, tmp_path, there, images, rate
+):
+    now, entry = [0.0], replace(trained[0], folder=tmp_path)
+    blocks = tmp_path / "synthetic.tmp" / "blocks"
+    blocks.mkdir(parents=True)
+    for number in range(there):
+        (blocks / f"{number:06d}.npy").touch()
+
+    def draw(run, progress):
+        now[0] += 100.0  # weights are read
+        for number in range(-(-images // 10)):
+            warm_up = 3.0 * (number == there)
+            now[0] += 4.0 + warm_up if number >= there else 0.0
+            progress("sample", 0.0)
+
+    monkeypatch.setattr(contest, "clock", lambda: lambda: now[0])
+    monkeypatch.setattr(contest.pipeline, "sample", draw)
+    assert contest.sample(entry, images) == pytest.approx(rate, nan_ok=True)
+
+
 def test_real_images_score_better_than_noise_and_about_as_well_as_the_floor(common):
     cohort, parts = pipeline.parts_of(common)
     real = cohort.take(parts["train"])
