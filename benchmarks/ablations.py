@@ -51,6 +51,7 @@ AUTOENCODERS: dict[str, dict[str, Any]] = {
         "training": {"images": 12000},
     },
     "8 latent channels": {"latent_channels": 8},
+    "8 channels, energy loss": {"latent_channels": 8, "energy_weight": 0.02},
 }
 DENOISERS: dict[str, dict[str, Any]] = {
     "flow": {"objective": "flow", "schedule": "flow", "min_snr_gamma": None},

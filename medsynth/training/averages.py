@@ -179,14 +179,13 @@ def choose(
     """Give a module the average of a length; None tries some and takes the one whose
     `validation_loss` is the lowest. Returns the length that was taken.
 
-    Each is tried with the same random numbers. Writes averages.json: all lengths, their losses
-    and what their profiles miss.
+    `validate` must draw the same random numbers each time. Writes averages.json: all lengths, their
+    losses and what their profiles miss.
     """
-    tried, random = [], torch.get_rng_state()
+    tried = []
     for one in LENGTHS_TRIED if length is None else (length,):
         weights, missed = reconstruct(folder, one)
         module.load_state_dict(weights)
-        torch.set_rng_state(random)
         with torch.no_grad():
             tried.append({"length": one, "missed": missed, **validate()})
     best = min(tried, key=lambda row: row["validation_loss"])["length"]

@@ -187,10 +187,13 @@ def fit_diffusion(
         )
     trained = train(task, folder, progress)["denoiser"]
     if settings.averages is not None:
-        torch.manual_seed(derive_seed(seed, "diffusion", "validation"))
-        trained = trained.to(device)
-        wanted, modules = settings.averages.length, {"denoiser": trained}
-        averages.choose(trained, folder, wanted, lambda: validate(modules))
+
+        def look() -> dict[str, float]:
+            torch.manual_seed(derive_seed(seed, "diffusion", "validation"))
+            return validate({"denoiser": trained})
+
+        averages.choose(trained.to(device), folder, settings.averages.length, look)
+        trained.cpu()
     if writes():
         trained.save(folder)
     return trained

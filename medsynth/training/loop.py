@@ -10,6 +10,7 @@ same weights. Nothing in a step waits for a GPU: what is logged stays there unti
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -275,8 +276,7 @@ class State:
         return {name: module.eval() for name, module in modules.items()}
 
     def finished(self) -> dict[str, nn.Module]:
-        """Return the networks on the CPU: averaged where the task averages, and the best ones
-        where it has patience."""
+        """Return the networks on the CPU: averaged and the best ones, where the task asks."""
         modules = self.evaluated()
         self.accelerator.free_memory()
         plain = {
@@ -285,8 +285,8 @@ class State:
         }
         if self.task.patience is not None:
             checkpoints.end_with_best(self.folder, plain, every=self.task.keep > 0)
-        return {
-            name: module.cpu().to(memory_format=torch.contiguous_format)
+        return {  # copies of the shell: they are not compiled, wherever they are used
+            name: copy.copy(module).cpu().to(memory_format=torch.contiguous_format)
             for name, module in plain.items()
         }
 

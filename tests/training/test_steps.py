@@ -71,7 +71,7 @@ def trained(folder, **changes) -> torch.Tensor:
 # In parts ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [1, 4, 99])
+@pytest.mark.parametrize("size", [1, 4])
 def test_gradients_added_up_over_parts_are_those_of_the_whole_batch(tmp_path, size):
     whole = trained(tmp_path / "whole")
     cut = trained(tmp_path / "cut", optimiser=OPTIMISER.model_copy(update={"microbatch": size}))
@@ -202,10 +202,9 @@ def test_channels_last_learns_the_same_and_comes_out_as_ever(tmp_path):
     torch.testing.assert_close(weights(net), trained(tmp_path / "first"), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("knobs", [{"channels_last": True}, {"microbatch": 4}])
 @pytest.mark.parametrize("kill_at", [9])
-def test_killed_and_started_again_it_ends_the_same(tmp_path, knobs, kill_at):
-    optimiser = OPTIMISER.model_copy(update=knobs)
+def test_killed_and_started_again_in_parts_and_another_layout_it_ends_the_same(tmp_path, kill_at):
+    optimiser = OPTIMISER.model_copy(update={"channels_last": True, "microbatch": 4})
     whole = trained(tmp_path / "whole", optimiser=optimiser)
     (tmp_path / "broken").mkdir()
     with pytest.raises(Killed):
@@ -293,7 +292,7 @@ def test_it_stops_once_the_loss_rises_with_the_weights_at_its_lowest(tmp_path):
     assert torch.equal(weights(found), weights(net))
 
 
-@pytest.mark.parametrize("kill_at", [17, 23])
+@pytest.mark.parametrize("kill_at", [23])
 def test_stopped_early_after_a_kill_it_is_the_same(tmp_path, kill_at):
     (tmp_path / "whole").mkdir(), (tmp_path / "broken").mkdir()
     whole = train(stopping(keep=5), tmp_path / "whole")["net"]
