@@ -82,8 +82,7 @@ class WithChildren(Dataset):
             raise DataError(f"alpha is a probability from 0 to 1, got {alpha:g}")
         self.dataset, self.alpha, self.seed, self.change = dataset, alpha, seed, change
         self.children = Cohort.read(Path(derived))
-        known = ids if ids is not None else getattr(dataset, "ids", None)
-        known = [dataset[i]["id"] for i in range(len(dataset))] if known is None else list(known)
+        known = _ids(dataset) if ids is None else list(ids)
         self.places = _places(Path(derived), self.children, known, strengths)
         if len(known) != len(dataset) or not any(map(len, self.places)):
             raise DataError(
@@ -108,6 +107,17 @@ class WithChildren(Dataset):
             return item
         child = torch.from_numpy(self.children.floats([rng.choice(own)])[0])
         return _with_image(item, self.change(child))
+
+
+def _ids(dataset: Any) -> list[str]:
+    """Return what a data set says of whose its items are."""
+    if hasattr(dataset, "ids"):
+        return list(dataset.ids)
+    items = (dataset[i] for i in range(len(dataset)))
+    found = [item["id"] for item in items if isinstance(item, Mapping) and "id" in item]
+    if len(found) < len(dataset):
+        raise DataError("items without an id: give ids, the run's id of each item")
+    return found
 
 
 def _places(

@@ -142,6 +142,7 @@ def test_tuples_and_changes_and_ids_of_ones_own(run):
         ({"alpha": 1.5}, "probability"),
         ({"ids": ["real-03"]}, "an id an item"),
         ({"ids": ["a", "b"]}, "of which 0 have children"),
+        ({"ids": None}, "items without an id"),
     ],
 )
 def test_what_can_not_be_meant_is_refused(run, options, match):

@@ -23,15 +23,16 @@ from medsynth.protocol import parse
 from medsynth.release import export
 from medsynth.runtime import digest_files, read_json
 
-FAST = {"concept.vectors": 2, "concept.training.images": 64}
-FEW = {"augment.children": 4, "augment.measured": 4}
+SHORT = {"lens.training.images": 64, "diffusion.training.images": 64}
+FAST = {"concept.vectors": 2, "concept.training.images": 32}
+FEW = {"augment.children": 4}
 
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory) -> Path:
     raw, folder = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("run")
     write_raw(raw, patients=14, bad_files=0)
-    run = pipeline.start(study(), folder)
+    run = pipeline.start(study(**SHORT), folder)
     pipeline.ingest(run, raw)
     pipeline.split(run)
     pipeline.fit(run)
@@ -69,8 +70,15 @@ def opened(folder: Path, section: str, changes: dict) -> pipeline.Run:
     return pipeline.Run(folder, pipeline.with_changes(run.protocol, section, changes))
 
 
-def augmented(folder: Path, **options):
-    return pipeline.augment(opened(folder, "augment", FEW), **options)
+def augmented(folder: Path, *, measured: int = 0, **options):
+    changes = {**FEW, "augment.measured": measured}
+    return pipeline.augment(opened(folder, "augment", changes), **options)
+
+
+def stage_of_another(folder: Path) -> Path:
+    (folder / "synthetic").mkdir()
+    (folder / "synthetic" / "stage.json").write_text("{}")
+    return folder / "synthetic"
 
 
 def table(folder: Path) -> list[dict[str, str]]:
@@ -136,6 +144,8 @@ def test_what_can_not_be_taught_or_drawn_is_refused(copy, shown, tmp_path):
         pipeline.sample_concept(run, "dark", copy / "synthetic", images=1)
     with pytest.raises(StageError, match="something else"):
         pipeline.sample_concept(run, "dark", shown, images=1)
+    with pytest.raises(StageError, match="something else"):  # another run's stage
+        pipeline.sample_concept(run, "dark", stage_of_another(tmp_path), images=1)
     with pytest.raises(StageError, match="it has: dark"):
         pipeline.sample_concept(run, "light", tmp_path / "o", images=1)
     with pytest.raises(ProtocolError, match=r"only concept\.\*"):
@@ -160,7 +170,7 @@ class Killed(Exception):
 
 
 def test_children_are_derived_and_say_whose_they_are(copy):
-    found = augmented(copy)
+    found = augmented(copy, measured=4)
     derived, real = Cohort.read(copy / "derived"), Cohort.read(copy / "intake")
     _, parts = pipeline.parts_of(pipeline.open_run(copy))
     train = {real.records[i].id: real.records[i] for i in parts["train"]}

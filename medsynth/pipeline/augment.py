@@ -37,6 +37,7 @@ from .judge import open_lens
 from .run import Progress, Run, open_autoencoder, parts_of, silent
 
 TABLE = "children.csv"
+LOOKED = ("candidates", "false_alarms", "bootstrap")  # how children are looked up, of validate
 COLUMNS = ("id", "parent", "strength", "seed")
 
 
@@ -97,7 +98,7 @@ def augment(
         settings={
             "augment": set_knobs(settings.model_dump(mode="json")),
             "sample": set_knobs(_drawn(run).model_dump(mode="json")),
-            "validate": set_knobs(run.protocol.section("validate")),
+            "looked": {name: run.protocol.section("validate")[name] for name in LOOKED},
             "concept": concept,
             "masks": masks and {"inside": masks.inside, "files": _digest(masks.folder)},
             "seed": run.protocol.seed,

@@ -25,6 +25,7 @@ from ..runtime import (
 from .concept import folder_of, networks_of, open_concept, require_concept, vocabulary_of
 from .run import Progress, Run, open_autoencoder, silent
 
+SAYS = "NOTICE.txt"
 NOTICE = """These images were drawn with a concept that learned from patients' images. The run's
 evidence does not cover them: they are derived, they are no part of a release, and they stay inside
 the hospital as the images do that the concept was learned from.
@@ -72,7 +73,7 @@ def _check_out(run: Run, out: Path) -> None:
     inside = run.folder.resolve() in (out.resolve(), *out.resolve().parents)
     if inside:
         raise StageError(f"{out.name}/ lies in the run's folder: choose a folder beside it")
-    if out.exists() and any(out.iterdir()) and read_stage(out) is None:
+    if out.exists() and any(out.iterdir()) and not (out / SAYS).exists():
         raise StageError(f"{out.name}/ holds something else already: choose another folder")
     out.parent.mkdir(parents=True, exist_ok=True)
 
@@ -109,4 +110,4 @@ def _sample(run: Run, name: str, folder: Path, conditions, settings, progress) -
     for record, image in zip(cohort.records, cohort.pixels, strict=True):
         (folder / "images" / f"{record.id}.png").write_bytes(encode_png(image, synthetic=True))
     (folder / "grid.png").write_bytes(grid_png(cohort.pixels[:32], columns=8))
-    write_text(folder / "NOTICE.txt", NOTICE)
+    write_text(folder / SAYS, NOTICE)

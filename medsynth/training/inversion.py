@@ -30,7 +30,7 @@ from .loop import Modules, Player, Task, learning_rate, train
 
 LOOKED_AT = 64  # latents, by which a loss is told
 NOISES = 4  # of each
-SHOWN, SHOWN_STEPS = 8, 20
+SHOWN, SHOWN_STEPS = 8, 10
 
 
 @dataclass(frozen=True)
