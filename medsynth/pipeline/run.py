@@ -59,17 +59,22 @@ PLANS = {
         ("intake", "split", "lens", "autoencoder", "diffusion", "synthetic"),
         ("domain", "validate", "seed"),
     ),
+}
+"""The stages of a study, in order: a verdict needs them all."""
+
+BESIDE = {
     "control": Plan(("intake", "split", "autoencoder", "diffusion"), ("domain", "control", "seed")),
     "obedience": Plan(
         ("intake", "split", "autoencoder", "diffusion"),
         ("domain", "control", "sample", "validate", "seed"),
     ),
 }
+"""Stages of which a run may have several or none; no verdict hangs on them."""
 
 
 def plan_of(stage: str) -> Plan:
     """Return the plan of a stage; of one of many, as control/NAME, that of its kind."""
-    return PLANS[stage.split("/")[0]]
+    return {**PLANS, **BESIDE}[stage.split("/")[0]]
 
 
 @dataclass(frozen=True)
