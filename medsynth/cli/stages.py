@@ -64,7 +64,7 @@ def fit(run: RunFolder, json_: AsJson = False) -> None:
 
 @app.command()
 def sample(run: RunFolder, json_: AsJson = False) -> None:
-    """Draw the synthetic cohort with DDIM."""
+    """Draw the synthetic cohort."""
     from .. import pipeline
 
     opened = pipeline.open_run(run)
