@@ -176,6 +176,14 @@ def _together(header: Audit | None, pixels: Audit | None) -> Audit | None:
 # A domain's transforms --------------------------------------------------------------------------
 
 
+def to_square(image: np.ndarray, domain: str, size_px: int) -> np.ndarray:
+    """Bring an image (C, H, W) in [0, 1] to (C, size_px, size_px), cropped as its domain crops.
+
+    Raises BadImage where nothing is left of it.
+    """
+    return _apply(_fitting(size_px), _crop(image, domain))
+
+
 def _crop(image: np.ndarray, domain: str) -> np.ndarray:
     """Crop a (C, H, W) image in [0, 1] to what its domain looks at."""
     cropped = _apply(_cropping(domain), image)

@@ -36,23 +36,34 @@ def extract_controls(
     """Write the maps of a folder's images to OUT/KIND/NAME.png, and return how many images.
 
     Images are cropped as the domain crops them. `nobody` is a person's word that they show no
-    patient (phantoms, or a released cohort). Raises DataError where OUT holds something.
+    patient (phantoms, or a released cohort). Raises DataError where OUT holds something, or an
+    image can't be read.
     """
     from ..data.masks import by_name
-    from ..data.options import ReadOptions
-    from ..data.readers import read_image, to_channels
 
     if out.exists() and any(out.iterdir()):
         raise DataError(f"{out.name}/ holds something already: choose another folder")
-    chosen, files = domains.domain(domain), by_name(images)
-    prepare = chosen.prepare(size_px)
+    files = by_name(images)
     for done, (name, path) in enumerate(sorted(files.items()), start=1):
-        image = to_channels(read_image(path, ReadOptions(MOST_PIXELS)), chosen.channels)
-        square = np.asarray(prepare(image))[None] * 2 - 1
+        square = _read_square(path, domain, size_px)[None] * 2 - 1
         write_maps(out, [name], controls.extract(square, kinds), kinds)
         progress("maps", done / len(files))
     say_origin(out, "synthetic" if nobody else "derived")
     return len(files)
+
+
+def _read_square(path: Path, domain: str, size_px: int) -> np.ndarray:
+    """Read an image as the domain crops it, (C, size_px, size_px) in [0, 1]."""
+    from ..data.badimage import BadImage
+    from ..data.options import ReadOptions
+    from ..data.preparation import to_square
+    from ..data.readers import read_image, to_channels
+
+    try:
+        image = read_image(path, ReadOptions(MOST_PIXELS))
+        return to_square(to_channels(image, domains.domain(domain).channels), domain, size_px)
+    except BadImage as error:
+        raise DataError(f"{path.name}: {error.reason}, {error.detail}") from None
 
 
 def sample_controlled(
