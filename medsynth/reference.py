@@ -66,15 +66,21 @@ def knobs(
 
 def protocol_page() -> str:
     """Return docs/protocol.md: a table for each top section, in the order of the types."""
-    lines = [HEAD, "## The study", "", *_TABLE]
+    lines, sections = [HEAD, "## The study", "", *_TABLE], _sections()
     for knob in knobs():
-        if knob.kind == "section" and "." not in knob.name:
+        if knob.name in sections:
             lines += ["", f"## {knob.name}", "", knob.meaning, "", *_TABLE]
         elif knob.kind != "section":
             default = f"`{knob.default}`" if knob.default else "required"
             cells = (f"`{knob.name}`", knob.kind, default, knob.meaning)
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _sections() -> set[str]:
+    """Return the names of the protocol's sections, those that may be null among them."""
+    fields = Protocol.model_fields.items()
+    return {info.alias or name for name, info in fields if _section_in(info.annotation)}
 
 
 _TABLE = ("| knob | what it accepts | default | meaning |", "|---|---|---|---|")
