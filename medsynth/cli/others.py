@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .asking import AsJson, Changes, parse_changes
-from .telling import WORDS, leave, print_findings, progress_bars
+from .telling import WORDS, leave, print_findings, progress_bars, say
 
 app = typer.Typer()
 
@@ -58,15 +58,15 @@ def audit(
     )
     said: list[str] = []
 
-    def say(sentence: str) -> None:
+    def tell(sentence: str) -> None:
         said.append(sentence)
         if writes() and not json_:
             print(sentence)
 
     for sentence in (*guesses, *pipeline.tell_audit(study)):
-        say(sentence)
+        tell(sentence)
     with progress_bars(json_) as progress:
-        run, verdict = pipeline.audit(folders, out, study, say=say, progress=progress)
+        run, verdict = pipeline.audit(folders, out, study, say=tell, progress=progress)
     result = {
         "outcome": verdict.outcome,
         "reasons": verdict.reasons,
@@ -125,17 +125,17 @@ def fidelity(
     )
     said: list[str] = []
 
-    def say(sentence: str) -> None:
+    def tell(sentence: str) -> None:
         said.append(sentence)
         if writes() and not json_:
             print(sentence)
 
     for sentence in guesses:
-        say(sentence)
+        tell(sentence)
     with progress_bars(json_) as progress:
-        answer = pipeline.fidelity(asked, out, study, say=say, progress=progress)
+        answer = pipeline.fidelity(asked, out, study, say=tell, progress=progress)
     for sentence in answer.said:
-        say(sentence)
+        tell(sentence)
     result = {
         "said": said,
         "findings": [without_nan(item.to_dict()) for item in answer.findings.values()],
