@@ -44,6 +44,7 @@ def extract_controls(
     if out.exists() and any(out.iterdir()):
         raise DataError(f"{out.name}/ holds something already: choose another folder")
     files = by_name(images)
+    out.mkdir(parents=True, exist_ok=True, mode=0o700)  # a vessel tree tells whose eye it is
     for done, (name, path) in enumerate(sorted(files.items()), start=1):
         square = _read_square(path, domain, size_px)[None] * 2 - 1
         write_maps(out, [name], controls.extract(square, kinds), kinds)
