@@ -33,7 +33,7 @@ from ..runtime import (
     writes,
 )
 from .concept import folder_of, open_concept, require_concept, vocabulary_of
-from .judge import open_lens
+from .judge import open_lens, reconstructor
 from .run import Progress, Run, open_autoencoder, parts_of, silent
 
 TABLE = "children.csv"
@@ -273,23 +273,10 @@ def _measure(run: Run, folder: Path, cohort: Cohort, parts, derived, children, p
         run.protocol.validate_,
         run.domain,
         open_lens(run),
-        _reconstruct(run),
+        reconstructor(run),
         most=(run.protocol.augment or protocol.Augment()).measured,
         seed=run.protocol.seed,
         device=choose_device(),
         progress=progress,
     )
     write_findings(folder / "findings.jsonl", found)
-
-
-def _reconstruct(run: Run):
-    import torch
-
-    device = choose_device()
-    autoencoder = open_autoencoder(run, device)
-
-    def reconstruct(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return autoencoder.reconstruct(torch.from_numpy(images).to(device)).cpu().numpy()
-
-    return reconstruct

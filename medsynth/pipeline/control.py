@@ -13,7 +13,6 @@ import numpy as np
 from .. import protocol
 from ..data import controls
 from ..data.control_files import split_kinds
-from ..data.loader import Frames
 from ..errors import DataError, ProtocolError, StaleError
 from ..finding import Finding, write_findings
 from ..protocol import ControlKind, Protocol
@@ -27,6 +26,7 @@ from ..runtime import (
     writes,
 )
 from ..vocabulary import Vocabulary
+from .learn import conditions_of_views, drawer
 from .mapped import Masks, mapped, stack
 from .run import Progress, Run, open_autoencoder, silent
 
@@ -112,7 +112,7 @@ def _fit(run: Run, folder: Path, masks: Masks | None, progress: Progress) -> Non
         path = cache / f"{part}.npy"
         examples[part] = Examples(
             encode_views(autoencoder, frames, seen, path, device),
-            _conditions(run, frames, vocabulary, seen),
+            conditions_of_views(run, frames, vocabulary, seen),
             parts[part].maps,
         )
     train_control(
@@ -132,25 +132,6 @@ def _fit(run: Run, folder: Path, masks: Masks | None, progress: Progress) -> Non
     if writes():
         said = {"kinds": run.protocol.control.kinds, "values": parts["train"].values}
         write_json(folder / SAYS, said)
-
-
-def _conditions(run: Run, frames: Frames, vocabulary: Vocabulary, symmetry: str):
-    """Return the tokens (V, N, L) of every view of some images."""
-    import torch
-
-    from ..models.denoiser import encode_conditions
-    from ..training.augment import views_of
-
-    flipped = [run.domain.mirror(labels) for labels in frames.labels]
-    sides = [encode_conditions(vocabulary, _known(rows, vocabulary))
-             for rows in (frames.labels, flipped)]  # fmt: skip
-    return torch.stack([sides[mirrored] for _, mirrored in views_of(symmetry)])
-
-
-def _known(labels: list[dict[str, str]], vocabulary: Vocabulary) -> list[dict[str, str]]:
-    """Leave out what the vocabulary does not have: the null token stands for it."""
-    return [{name: value for name, value in row.items() if (name, value) in vocabulary.tokens}
-            for row in labels]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,26 +170,8 @@ def open_fitted(run: Run, name: str) -> Opened:
 
 def sampler(opened: Opened):
     """Return a draw(maps, conditions, seeds) -> (N, C, H, W) under an opened control."""
-    from .. import synthesis
-
-    run, device = opened.run, choose_device()
-    autoencoder = open_autoencoder(run, device)
-    vocabulary = Vocabulary.read(run.folder / "diffusion" / "vocabulary.json")
-
-    def draw(maps: np.ndarray, conditions, seeds) -> np.ndarray:
-        return synthesis.sample(
-            opened.controlled,
-            autoencoder,
-            vocabulary,
-            conditions,
-            settings=run.protocol.sample,
-            diffusion=run.protocol.diffusion,
-            seeds=seeds,
-            device=device,
-            maps=maps,
-        )
-
-    return draw
+    draw = drawer(opened.run, opened.controlled, choose_device())
+    return lambda maps, conditions, seeds: draw(conditions, seeds, maps)
 
 
 # Obedience ----------------------------------------------------------------------------------------
@@ -227,7 +190,7 @@ def _measure(run: Run, name: str, folder: Path, masks: Masks | None, progress: P
     images, maps = held.frames[:], held.maps.astype(np.float32) / 255
     other = _others(held.frames.patients)
     vocabulary = Vocabulary.read(run.folder / "diffusion" / "vocabulary.json")
-    labels = _known(held.frames.labels, vocabulary)
+    labels = [vocabulary.known(row) for row in held.frames.labels]
     seeds = [synthesis.image_seed(study.seed, i) for i in range(len(maps))]
     draw = sampler(opened)
     made = {"": draw(maps, labels, seeds)}

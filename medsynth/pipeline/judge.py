@@ -54,7 +54,7 @@ def _validate(run: Run, folder: Path, progress: Progress) -> None:
         holdout=cohort.take(parts["holdout"]),
         synthetic=Cohort.read(run.folder / "synthetic"),
         lens=open_lens(run),
-        reconstruct=_reconstructor(run),
+        reconstruct=reconstructor(run),
         seed=run.protocol.seed,
         private=private,
         scratch=folder / "blocks",
@@ -116,7 +116,8 @@ def open_model(run: Run) -> Model:
     )
 
 
-def _reconstructor(run: Run):
+def reconstructor(run: Run):
+    """Return what passes images (N, C, H, W) in [-1, 1] through the run's autoencoder."""
     import torch
 
     device = choose_device()

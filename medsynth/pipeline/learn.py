@@ -11,6 +11,7 @@ import numpy as np
 
 from ..data import canaries
 from ..data.loader import Frames
+from ..domains import Symmetry
 from ..errors import StageError
 from ..runtime import (
     StageRecord,
@@ -113,8 +114,8 @@ def fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
     held_latents = encode_views(autoencoder, held, "identity", cache / "held.npy", device)[0]
     denoiser = train_denoiser(
         latents,
-        _conditions_of_views(run, learned, vocabulary),
-        (held_latents, encode_conditions(vocabulary, _known(held.labels, vocabulary))),
+        conditions_of_views(run, learned, vocabulary, run.domain.augmentations),
+        (held_latents, encode_conditions(vocabulary, map(vocabulary.known, held.labels))),
         autoencoder,
         run.protocol.diffusion,
         tokens=vocabulary.size,
@@ -177,11 +178,13 @@ def _vocabulary(run: Run, train: Frames) -> Vocabulary:
     return Vocabulary.from_labels({name: value} for name in named for value in named[name])
 
 
-def _conditions_of_views(run: Run, train: Frames | canaries.Joined, vocabulary: Vocabulary):
+def conditions_of_views(
+    run: Run, train: Frames | canaries.Joined, vocabulary: Vocabulary, symmetry: Symmetry
+):
     """Return the tokens (V, N, L) of every view of the training images."""
     from ..training.augment import views_of
 
-    mirrors = [mirror for _, mirror in views_of(run.domain.augmentations)]
+    mirrors = [mirror for _, mirror in views_of(symmetry)]
     return _conditions(run, train, vocabulary, mirrors)
 
 
@@ -195,18 +198,10 @@ def _conditions(
 
     flipped = [run.domain.mirror(labels) for labels in train.labels]
     sides = [
-        encode_conditions(vocabulary, _known(labels, vocabulary))
+        encode_conditions(vocabulary, map(vocabulary.known, labels))
         for labels in (train.labels, flipped)
     ]
     return torch.stack([sides[mirror] for mirror in mirrors])
-
-
-def _known(labels: list[dict[str, str]], vocabulary: Vocabulary) -> list[dict[str, str]]:
-    """Leave out what the vocabulary does not have: the null token stands for it."""
-    return [
-        {name: value for name, value in row.items() if (name, value) in vocabulary.tokens}
-        for row in labels
-    ]
 
 
 def sample(run: Run, progress: Progress = silent) -> StageRecord:
@@ -250,15 +245,22 @@ def _sample(run: Run, folder: Path, progress: Progress) -> None:
 
 
 def _sampler(run: Run):
-    from .. import synthesis
     from ..models.denoiser import Denoiser
 
     device = choose_device()
-    denoiser = Denoiser.load(run.folder / "diffusion").to(device)
+    draw = drawer(run, Denoiser.load(run.folder / "diffusion").to(device), device)
+    return lambda numbers, conditions, seeds: draw(conditions, seeds)
+
+
+def drawer(run: Run, denoiser, device: str):
+    """Return a draw(conditions, seeds, maps=None) -> (N, C, H, W) as the protocol says, by the
+    run's denoiser or by one that a control steers, on a device."""
+    from .. import synthesis
+
     autoencoder = open_autoencoder(run, device)
     vocabulary = Vocabulary.read(run.folder / "diffusion" / "vocabulary.json")
 
-    def draw(numbers, conditions, seeds):
+    def draw(conditions, seeds, maps: np.ndarray | None = None) -> np.ndarray:
         return synthesis.sample(
             denoiser,
             autoencoder,
@@ -268,6 +270,7 @@ def _sampler(run: Run):
             diffusion=run.protocol.diffusion,
             seeds=seeds,
             device=device,
+            maps=maps,
         )
 
     return draw
