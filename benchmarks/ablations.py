@@ -52,6 +52,10 @@ AUTOENCODERS: dict[str, dict[str, Any]] = {
     },
     "8 latent channels": {"latent_channels": 8},
     "8 channels, energy loss": {"latent_channels": 8, "energy_weight": 0.02},
+    "8 channels, gradient loss": {"latent_channels": 8, "gradient_weight": 0.5},
+    "8 channels, no SSIM": {"latent_channels": 8, "ssim_weight": 0.0},
+    "12 latent channels": {"latent_channels": 12},
+    "16 latent channels": {"latent_channels": 16},
 }
 DENOISERS: dict[str, dict[str, Any]] = {
     "flow": {"objective": "flow", "schedule": "flow", "min_snr_gamma": None},
@@ -104,7 +108,7 @@ def changed(study: Protocol, section: str, changes: Mapping[str, Any]) -> Protoc
 
 def run(asked: Asked, name: str) -> list[Result]:
     """Train, draw and score a variant, in a process of its own; for LENGTHS there are several."""
-    done = asked.common.folder.parent / f"{_slug(name)}-{asked.seed}.json"
+    done = asked.common.folder.parent / f"{slug(name)}-{asked.seed}.json"
     key = digest_json(
         [asked.study.digest, asked.minutes, asked.share, asked.images, _changes(name)]
     )
@@ -118,14 +122,15 @@ def _changes(name: str) -> dict[str, Any]:
     return AUTOENCODERS.get(name) or DENOISERS.get(name) or {}
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """Return a variant's name as that of a folder."""
     return "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
 def _run(asked: Asked, name: str) -> list[Result]:
     if name in AUTOENCODERS:
         study = changed(asked.study, "autoencoder", AUTOENCODERS[name])
-        entry = contest.enter(asked.common, _slug(name), study, asked.seed)
+        entry = contest.enter(asked.common, slug(name), study, asked.seed)
         entry, spent = train_stage(
             entry, "autoencoder", asked.seconds("autoencoder"), progress=contest.tell
         )
@@ -145,7 +150,7 @@ def _on_the_recipe_s(
         base, "autoencoder", asked.seconds("autoencoder"), progress=contest.tell
     )
     study = changed(base.protocol, "diffusion", changes)
-    entry = contest.enter(asked.common, _slug(name), study, asked.seed)
+    entry = contest.enter(asked.common, slug(name), study, asked.seed)
     if not (entry.folder / "autoencoder").exists():
         shutil.copytree(base.folder / "autoencoder", entry.folder / "autoencoder")
     return entry, spent
@@ -160,7 +165,7 @@ def _finish(asked: Asked, name: str, entry: Entry, spent: dict[str, dict[str, fl
 def _score(asked: Asked, name: str, entry: Entry, spent: dict[str, dict[str, float]]) -> Result:
     rate = contest.sample(entry, asked.images)
     made = Cohort.read(entry.folder / "synthetic")
-    show = asked.common.folder.parent / f"{_slug(name)}-{asked.seed}.png"
+    show = asked.common.folder.parent / f"{slug(name)}-{asked.seed}.png"
     write_grid(show, made.floats(np.arange(min(SHOWN, len(made)))), columns=8)
     scores, floors = contest.score(asked.common, made, reconstruct=contest.reconstructor(entry))
     seconds = {stage: row["seconds"] for stage, row in spent.items()}
@@ -191,7 +196,7 @@ def _lengths(asked: Asked, entry: Entry, spent: dict[str, dict[str, float]]) -> 
 def _of_length(asked: Asked, entry: Entry, length: float, spent: dict) -> Result:
     name = f"average of length {length:g}"
     study = changed(entry.protocol, "diffusion", {"averages": {"kept": 16, "length": length}})
-    own = contest.enter(asked.common, _slug(name), study, asked.seed)
+    own = contest.enter(asked.common, slug(name), study, asked.seed)
     if not (own.folder / "autoencoder").exists():
         shutil.copytree(entry.folder / "autoencoder", own.folder / "autoencoder")
 

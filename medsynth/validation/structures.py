@@ -234,9 +234,6 @@ def _count_nuclei(before: np.ndarray, after: np.ndarray) -> tuple[float, float, 
     if high - low < FAINTEST:
         return np.nan, np.nan, np.nan
     first, second = (find_blobs(stain, threshold=0.25 * (high - low)) for stain in stains)
-    if high - low < FAINTEST:
-        return np.nan, np.nan, np.nan
-    first, second = (find_blobs(stain, threshold=0.25 * (high - low)) for stain in stains)
     if len(first) == 0:
         return np.nan, np.nan, np.nan
     same = matched(first, second)
