@@ -648,6 +648,9 @@ class Validate(Section):
     region_images: Annotated[int, Field(ge=0)] | None = None
     """At most so many synthetic images, drawn at random, are searched for copied regions, and as
     many held-out ones; null takes 200, 0 leaves them out."""
+    segmenter_images: Annotated[int, Field(ge=1, le=6000)] | None = None
+    """Images that each segmenter of `medsynth fidelity --masks` sees in training, repeats counted;
+    null takes 6000."""
 
 
 class Rule(Section):

@@ -173,6 +173,59 @@ def test_what_can_not_be_is_refused_before_anything_is_read(asked, raw, tmp_path
         fidelity(asked, tmp_path, study)
 
 
+@pytest.fixture(scope="module")
+def spotted(raw, tmp_path_factory) -> tuple[Path, Path]:
+    """The same people, each with three bright spots of known place; and the spots' masks."""
+    folder = tmp_path_factory.mktemp("spotted")
+    (folder / "clinic").mkdir()
+    (folder / "masks").mkdir()
+    rng = np.random.default_rng(0)
+    for path in sorted((raw / "pictures").iterdir()):
+        pixels = np.asarray(Image.open(path).reduce(2)).astype(int) // 2
+        mask = np.zeros_like(pixels)
+        for y, x in rng.integers(2, 27, (3, 2)):
+            mask[y : y + 3, x : x + 3] = 255
+        Image.fromarray((pixels + mask // 2).astype(np.uint8)).save(folder / "clinic" / path.name)
+        Image.fromarray(mask.astype(np.uint8)).save(folder / "masks" / path.name)
+    return folder / "clinic", folder / "masks"
+
+
+def test_with_masks_a_segmenter_says_what_is_lost_of_each_class(asked, spotted, tmp_path):
+    images, masks = spotted
+    knobs = FEW | {"validate.segmenter_images": 200}
+    both = Asked(asked.autoencoder, images, asked.against, masks=masks)
+    study = draft_fidelity(both, domain="chest_xray", changes=knobs)[0]
+    answer = fidelity(both, tmp_path / "out", study)
+    dice, lost, agreement = (
+        answer.findings[f"segmenter.class_255.{name}"] for name in ("dice", "dice_lost", "agreement")
+    )
+    assert dice.n == lost.n == 12
+    assert "over 12 patients" in lost.method
+    assert dice.value + lost.value > 0.6  # on originals: it has learned
+    assert answer.better["better.segmenter.class_255.dice"].low > 0  # 8 channels against 1
+    assert 0 < agreement.value <= 1
+    assert any("loses" in sentence and "Dice of class 255" in sentence for sentence in answer.said)
+    assert "what it finds in the original" in answer.report.read_text()
+    assert not (tmp_path / "out" / "evidence" / "state").exists()
+
+
+def test_masks_that_can_not_be_used_are_refused(asked, spotted, tmp_path):
+    images, masks = spotted
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(masks.iterdir())[:5]:
+        (few / path.name).write_bytes(path.read_bytes())
+
+    def look(images: Path, masks: Path, out: str):
+        both = Asked(asked.autoencoder, images, masks=masks)
+        fidelity(both, tmp_path / out, draft_fidelity(both, domain="chest_xray")[0])
+
+    with pytest.raises(DataError, match="at least 6 patients, got 5"):
+        look(images, few, "out")
+    with pytest.raises(DataError, match="masks/ was read as images, too"):
+        look(images.parent, masks, "other")
+
+
 def test_too_few_images_are_refused(asked, raw, tmp_path):
     few = tmp_path / "few"
     few.mkdir()

@@ -101,6 +101,10 @@ def fidelity(
     patients: Annotated[
         Path | None, typer.Option(help="Table of the images: columns path, patient_id.")
     ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Masks of the images' names: what does a segmenter lose?"),
+    ] = None,
     out: Annotated[
         Path, typer.Option(help="What comes out. It shows patients: keep it inside.")
     ] = Path("fidelity"),
@@ -119,7 +123,7 @@ def fidelity(
     from .. import pipeline
     from ..runtime import without_nan, writes
 
-    asked = pipeline.Asked(autoencoder, images, against, patients)
+    asked = pipeline.Asked(autoencoder, images, against, patients, masks)
     study, guesses = pipeline.draft_fidelity(
         asked, size_px=size, domain=domain, changes=parse_changes(set_)
     )

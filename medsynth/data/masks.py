@@ -85,12 +85,17 @@ def align(
     """Return which records have masks (M,), these (M, K, H, W) uint8 shares, 255 for all of a
     pixel, and the values (K,) of their classes.
 
-    Raises DataError where images were cut into tiles, or none has a mask.
+    Raises DataError where images were cut into tiles, none has a mask, or masks are images too.
     """
     if study.image.tile_px is not None:
         raise DataError("masks of images that were cut into tiles can't be used yet")
     named, files = by_name(masks), files_of(records, raw, secret)
     there = {i: (path, named[path.stem]) for i, path in files.items() if path.stem in named}
+    if any(masks.resolve() in path.resolve().parents for path, _ in there.values()):
+        raise DataError(
+            f"{masks.name}/ was read as images, too: move the masks out of {raw.name}/, or list "
+            f"the images in a table"
+        )
     if not there:
         raise DataError(
             f"no image of this run that lies in {raw.name}/ has a mask of its name in {masks.name}/"

@@ -19,7 +19,7 @@ from .. import protocol
 from ..cohort import Cohort, csv_line
 from ..errors import DataError, StageError
 from ..finding import Finding, read_findings, write_findings
-from ..protocol import Protocol
+from ..protocol import Protocol, set_knobs
 from ..runtime import (
     SCRATCH_FOLDERS,
     VOLATILE,
@@ -39,11 +39,13 @@ from ..runtime import (
 from .audit_study import SMALLEST_PX, STEP_PX
 from .fidelity_pictures import draw_pictures
 from .run import Progress, Run, silent
+from .segmented import fit_segmenters, say_lost
 
 if TYPE_CHECKING:
     from ..validation.keeping import Reconstruct, Subject
 
 READING = ("domain", "image", "data", "slides", "deidentify", "seed")
+MEASURED = ("domain", "validate", "seed")
 USUAL_PX = 256
 FEWEST = 10  # images
 SIDES = ("autoencoder", "against")
@@ -52,12 +54,13 @@ SIDES = ("autoencoder", "against")
 @dataclass(frozen=True)
 class Asked:
     """What is asked: an autoencoder, perhaps another to hold it against, and a folder of images,
-    perhaps with a table of their patients."""
+    perhaps with a table of their patients, and with a folder of masks of the same names."""
 
     autoencoder: Path
     images: Path
     against: Path | None = None
     patients: Path | None = None
+    masks: Path | None = None
 
     @property
     def sides(self) -> dict[str, Path]:
@@ -160,11 +163,13 @@ def fidelity(
     _read(run, asked, say, progress)
     inputs = {"images": read_json(out / "images" / "stage.json")["digest"]}
     inputs |= {side: _digest(path) for side, path in asked.sides.items()}
+    if asked.masks is not None:
+        inputs["masks"] = digest_json(digest_files(asked.masks))
     run_stage(
         out / "evidence",
         lambda folder: _measure(run, asked, folder, progress),
         inputs=inputs,
-        settings={name: study.section(name) for name in ("domain", "validate", "seed")},
+        settings={name: set_knobs(study.section(name)) for name in MEASURED},
     )
     answer = _answer(run, asked)
     if writes():
@@ -232,7 +237,7 @@ def _measure(run: Run, asked: Asked, folder: Path, progress: Progress) -> None:
     """Score both autoencoders and the half-size reference on the same images."""
     from ..validation import keeping
 
-    subject = _subject(run, progress)
+    subject = _subject(run, asked, folder, progress)
     reference = keeping.look(subject, keeping.halved, what="half size")
     scores, coders = {}, {side: _coder(path) for side, path in asked.sides.items()}
     for side, (_, apply) in coders.items():
@@ -255,8 +260,9 @@ def _measure(run: Run, asked: Asked, folder: Path, progress: Progress) -> None:
     )
 
 
-def _subject(run: Run, progress: Progress) -> Subject:
-    """Return at most validate.fidelity_images images, drawn at random, and their classifiers."""
+def _subject(run: Run, asked: Asked, folder: Path, progress: Progress) -> Subject:
+    """Return at most validate.fidelity_images images, drawn at random, with their classifiers and,
+    where there are masks, their segmenters."""
     from ..validation import agreement, keeping
 
     cohort = Cohort.read(run.folder / "images")
@@ -267,6 +273,10 @@ def _subject(run: Run, progress: Progress) -> Subject:
     if len(cohort) > most:
         order = np.random.default_rng(derive_seed(seed, "chosen")).permutation(len(cohort))
         cohort = cohort.take(np.sort(order[:most]))
+    segmenter = None
+    if asked.masks is not None:
+        scratch = folder / "state"
+        segmenter = fit_segmenters(run, cohort, asked.images, asked.masks, scratch, progress)
     judges = [
         agreement.train_judge(
             cohort,
@@ -276,7 +286,8 @@ def _subject(run: Run, progress: Progress) -> Subject:
         )
         for name in agreement.attributes(cohort)
     ]
-    return keeping.Subject(cohort, run.protocol.validate_, seed, tuple(judges), progress)
+    settings = run.protocol.validate_
+    return keeping.Subject(cohort, settings, seed, tuple(judges), progress, segmenter)
 
 
 def _coder(path: Path) -> tuple[str, Reconstruct]:
@@ -317,6 +328,9 @@ def _answer(run: Run, asked: Asked) -> Answer:
             f"Of {len(better)} numbers {names['autoencoder']} is clearly better in {clear[0]}, "
             f"{names['against']} in {clear[1]}; where they are alike, one in twenty is by chance."
         )
-    said += facts["not_measured"]
     findings = read_findings(folder / "findings.jsonl")
+    said += [
+        say_lost(finding) for finding in findings.values() if keeping.LOST.fullmatch(finding.name)
+    ]
+    said += facts["not_measured"]
     return Answer(findings, better, tuple(said), run.folder / "report.html")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..validation.keeping import Subject
 
 WORST = 10
+OUTLINED = 5
 SHOWN_SIZES = 6
 WORST_CAPTION = (
     "The ten images that it keeps worst by MS-SSIM, the worst first: original, reconstruction, "
@@ -31,6 +32,11 @@ DETAIL_CAPTION = (
     "times enlarged."
 )
 
+OUTLINED_CAPTION = (
+    "The images in which a segmenter loses most, the worst first: original, reconstruction, the "
+    "masks, what it finds in the original, and in the reconstruction."
+)
+
 
 def draw_pictures(
     folder: Path,
@@ -39,7 +45,8 @@ def draw_pictures(
     reconstruct: Callable[[np.ndarray], np.ndarray],
     scores: Mapping[str, np.ndarray],
 ) -> None:
-    """Write worst_SIDE.png and, where details are planted, details_SIDE.png into a folder."""
+    """Write worst_SIDE.png into a folder, details_SIDE.png where details are planted, and
+    outlines_SIDE.png where there are masks."""
     from ..validation.keeping import PRIMARY
     from ..validation.pictures import write_rows
 
@@ -56,6 +63,9 @@ def draw_pictures(
         headings = ("with detail", "reconstruction", "without", "difference x 4")
         columns = [np.stack(column) for column in zip(*rows, strict=True)]
         write_rows(folder / f"details_{side}.png", headings, columns)
+    if subject.segmenter is not None:
+        headings = ("original", "reconstruction", "masks", "found before", "found after")
+        write_rows(folder / f"outlines_{side}.png", headings, _outlined(subject, reconstruct, scores))
 
 
 def _planted(
@@ -78,6 +88,24 @@ def _planted(
         difference = np.clip(4 * np.abs(again - plain) - 1, -1, 1)
         rows.append(tuple(_around(x, at) for x in (planted, again, plain, difference)))
     return rows
+
+
+def _outlined(
+    subject: Subject,
+    reconstruct: Callable[[np.ndarray], np.ndarray],
+    scores: Mapping[str, np.ndarray],
+) -> list[np.ndarray]:
+    """Return the images in which a segmenter loses most: columns of (n, C, H, W)."""
+    judge = subject.segmenter
+    lost = np.array([v for name, v in scores.items() if name.endswith(".dice_lost")])
+    lost = np.nan_to_num(lost[:, judge.masked], nan=-1.0).max(0)
+    worst = np.argsort(-lost, kind="stable")[:OUTLINED]
+    places = judge.masked[worst]
+    before = subject.cohort.floats(places)
+    after = np.clip(reconstruct(before), -1, 1)
+    maps = [judge.maps[worst] / 255, *(judge.outline(x, places)[0] for x in (before, after))]
+    shown = [np.repeat(2 * m.max(1, keepdims=True) - 1, before.shape[1], axis=1) for m in maps]
+    return [before, after, *shown]
 
 
 def _around(image: np.ndarray, at: tuple[float, float]) -> np.ndarray:
@@ -121,7 +149,11 @@ def write_page(
 def _panels(folder: Path, side: str, name: str) -> list[Panel]:
     from ..release.report import Panel
 
-    kinds = (("details", "Planted details", DETAIL_CAPTION), ("worst", "Worst ten", WORST_CAPTION))
+    kinds = (
+        ("details", "Planted details", DETAIL_CAPTION),
+        ("outlines", "Masks", OUTLINED_CAPTION),
+        ("worst", "Worst ten", WORST_CAPTION),
+    )
     return [
         Panel(f"{heading}: {name}", caption, (folder / f"{file}_{side}.png").read_bytes())
         for file, heading, caption in kinds

@@ -26,6 +26,13 @@ FEATURES = (16, 16, 32, 64, 64, 16)
 TRAINING = Optimiser(images=6_000, batch=8, learning_rate=3e-3, warmup_images=400)
 
 
+def _start_from_shares(net: BasicUNet, maps: np.ndarray) -> None:
+    """Let the network say how much of the images each class covers, before it learns where."""
+    shares = torch.from_numpy(maps.mean((0, 2, 3), dtype=np.float64) / 255).clamp(1e-4, 1 - 1e-4)
+    with torch.no_grad():
+        net.final_conv.bias.copy_(torch.logit(shares))
+
+
 def fit_segmenter(
     images: np.ndarray,
     maps: np.ndarray,
@@ -42,11 +49,14 @@ def fit_segmenter(
     It sees TRAINING's images, or `most_images` where these are fewer. Returns images -> shares
     (N, K, H, W) float32 in [0, 1]. `folder` is for its state.
     """
-    training = TRAINING.model_copy(update={"images": min(TRAINING.images, most_images)})
+    images_seen = min(TRAINING.images, most_images)
+    warmup = min(TRAINING.warmup_images, images_seen // 10)
+    training = TRAINING.model_copy(update={"images": images_seen, "warmup_images": warmup})
     torch.manual_seed(derive_seed(seed, "segmenter", "start"))
     net = BasicUNet(
         spatial_dims=2, in_channels=images.shape[1], out_channels=maps.shape[1], features=FEATURES
     )
+    _start_from_shares(net, maps)
     order, views = derive_seed(seed, "segmenter"), views_of(symmetry)
 
     def batch(start: int, wanted: int) -> tuple[torch.Tensor, torch.Tensor]:

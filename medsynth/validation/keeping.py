@@ -24,6 +24,7 @@ from ..runtime import derive_seed
 from . import details, perception, reconstruction, structures
 from .agreement import Judge
 from .resampling import Resampled, Resampling
+from .segmented import SEGMENTED, Segmenter
 
 HALF = "the same images at half their size and back"
 PRIMARY = "reconstruction.ms_ssim"
@@ -35,6 +36,7 @@ GROUPED = (
     "kept.nuclei",
 )  # fmt: skip
 SHARES = re.compile(r"detail\..*\.found\.|classifier\..*\.(agreement|accuracy)$")
+LOST = re.compile(r"segmenter\.\w+\.dice_lost")
 DETAIL = re.compile(r"detail\.(\w+)\.(kept|found)\.(\d+)_px")
 JUDGED: dict[str, tuple[Direction, str]] = {
     "agreement": ("higher is better", "the same answer to the reconstruction as to the original"),
@@ -50,13 +52,14 @@ Reconstruct = Callable[[np.ndarray], np.ndarray]
 @dataclass(frozen=True, eq=False)
 class Subject:
     """The images that autoencoders are asked about, and how. `judges` are classifiers of their
-    labels; `progress` is told (what, share)."""
+    labels, `segmenter` one of their masks; `progress` is told (what, share)."""
 
     cohort: Cohort
     settings: Validate
     seed: int
     judges: tuple[Judge, ...] = ()
     progress: Callable[[str, float], None] = field(default=lambda what, share: None)
+    segmenter: Segmenter | None = None
 
     @property
     def resampling(self) -> Resampling:
@@ -78,7 +81,10 @@ def look(subject: Subject, reconstruct: Reconstruct, *, what: str) -> Scores:
         row = {f"reconstruction.{name}": values for name, values in pixels.items()}
         if not perception.missing():
             row["reconstruction.lpips"] = perception.lpips(before, after)
-        rows.append(row | structures.compare_structures(before, after, wanted))
+        row |= structures.compare_structures(before, after, wanted)
+        if subject.segmenter is not None:
+            row |= subject.segmenter.compare(before, after, places)
+        rows.append(row)
         for answers, judge in zip(said, subject.judges, strict=True):
             answers[places] = judge.says(after, places)
         subject.progress(f"{what}: images", (places[-1] + 1) / len(cohort))
@@ -138,8 +144,8 @@ def to_findings(subject: Subject, scores: Scores, reference: Scores) -> list[Fin
     found = [_one(subject, name, draws.mean(values), reference) for name, values in scores.items()]
     found += _blind(subject, draws, scores, reference)
     for attribute, value, inside in groups(subject.cohort):
-        for name in GROUPED:
-            if name in scores:
+        for name in scores:
+            if name in GROUPED or LOST.fullmatch(name):
                 of_group = draws.mean(np.where(inside, scores[name], np.nan))
                 whole = {name: scores[name][~inside]}
                 said = f"{name}.{_word(attribute)}.{_word(value)}"
@@ -249,6 +255,12 @@ def describe(subject: Subject, name: str) -> structures.Described:
     if family == "classifier":
         direction, method = JUDGED[name.rpartition(".")[2]]
         return "share of images", direction, f"{method}; {_say_judge(subject, rest)}"
+    if family == "segmenter":
+        kind, _, number = rest.partition(".")
+        direction, method = SEGMENTED[number]
+        right = subject.segmenter.right[kind]
+        said = f"trained on originals of other patients, Dice {right:.2f} on the originals"
+        return "Dice", direction, f"{method}; {said}"
     if match := DETAIL.match(name):
         what, kind, size = match.groups()
         said = "its contrast in the difference of the reconstructions with and without it"
@@ -293,6 +305,8 @@ def not_measured(subject: Subject) -> list[str]:
             "No classifier was asked: it needs a label with two values or more, of at least 8 "
             "patients each."
         )
+    if subject.segmenter is None:
+        said.append("No segmenter was asked: it needs masks (--masks).")
     said += [
         f"The classifier of {judge.attribute} is right on {100 * judge.right:.0f} % of the "
         f"originals, hardly more than the commonest value is ({100 * judge.commonest:.0f} %): "
