@@ -70,7 +70,9 @@ def keep(common: Run, subject: keeping.Subject, name: str, study: Protocol, seed
         warm_up()
         now = clock()
         began = now()
-        entry.build("autoencoder", lambda folder: learn.fit_autoencoder(entry, folder, contest.tell))
+        entry.build(
+            "autoencoder", lambda folder: learn.fit_autoencoder(entry, folder, contest.tell)
+        )
         spent = now() - began
         rebuilt = contest.reconstructor(entry)
         np.savez(table, **keeping.look(subject, rebuilt, what=name))

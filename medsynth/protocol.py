@@ -255,7 +255,8 @@ class Autoencoder(Section):
     """What it learns from: the training patients; made-up images, so that no patient is in it; or
     nothing, `public` takes weights in which no patient of this study had a part."""
     weights: str | None = None
-    """With `public`, and only then: a folder that an earlier run made, its autoencoder/."""
+    """A local folder: the autoencoder/ of an earlier run, or a diffusers AutoencoderKL. `public`
+    takes it as it is and needs it; with `patients` training starts from it; `phantoms` has none."""
     sha256: Sha256 | None = None
     """The digest of that folder, as its stage.json has it; required with `weights`."""
     fold_px: Literal[1, 2, 4, 8] = 1
@@ -296,9 +297,15 @@ class Autoencoder(Section):
 
     @model_validator(mode="after")
     def _weights_are_pinned(self) -> Autoencoder:
-        given = {self.weights is not None, self.sha256 is not None, self.source == "public"}
-        if len(given) > 1:
-            raise ValueError("source: public, weights and sha256 come together or not at all")
+        if (self.weights is None) != (self.sha256 is None):
+            raise ValueError("weights and sha256 come together: a folder is pinned or not used")
+        if self.source != "patients" and (self.weights is None) == (self.source == "public"):
+            raise ValueError(
+                "weights are needed with source: public, may be given with source: patients, to "
+                "start from, and not with source: phantoms"
+            )
+        if self.fine_tuned and self.principal_start:
+            raise ValueError("principal_start would undo the weights that training starts from")
         return self
 
     @model_validator(mode="after")
@@ -308,6 +315,11 @@ class Autoencoder(Section):
         if any(width % self.groups for width in self.widths):
             raise ValueError(f"every one of widths must be a multiple of groups ({self.groups})")
         return self
+
+    @property
+    def fine_tuned(self) -> bool:
+        """True where training starts from the weights of another autoencoder."""
+        return self.source == "patients" and self.weights is not None
 
     @property
     def downscale(self) -> int:
@@ -766,6 +778,15 @@ class Protocol(Section):
             raise ValueError(
                 "diffusion.private needs sample.labels: the values and shares of the patients' "
                 "own labels are not covered by a privacy budget; {} asks for no labels"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _autoencoder_is_no_secret(self) -> Protocol:
+        if self.diffusion.private is not None and self.autoencoder.fine_tuned:
+            raise ValueError(
+                "diffusion.private does not cover an autoencoder that is fine-tuned on patients: "
+                "take its weights as they are (source: public), if no patient had a part in them"
             )
         return self
 

@@ -197,7 +197,8 @@ def test_with_masks_a_segmenter_says_what_is_lost_of_each_class(asked, spotted, 
     study = draft_fidelity(both, domain="chest_xray", changes=knobs)[0]
     answer = fidelity(both, tmp_path / "out", study)
     dice, lost, agreement = (
-        answer.findings[f"segmenter.class_255.{name}"] for name in ("dice", "dice_lost", "agreement")
+        answer.findings[f"segmenter.class_255.{name}"]
+        for name in ("dice", "dice_lost", "agreement")
     )
     assert dice.n == lost.n == 12
     assert "over 12 patients" in lost.method

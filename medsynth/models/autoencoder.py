@@ -108,11 +108,17 @@ class Autoencoder(nn.Module):
             mid_block_add_attention=False,
             scaling_factor=1.0,
         )
-        # At half size the decoder carries the third level's channels, or the deepest level's.
-        head = None
-        if settings.deep_supervision and levels > 1:
-            head = nn.Conv2d(settings.widths[min(2, levels - 1)], folded, 3, padding=1)
-        return cls(net, fold_px=settings.fold_px, half_head=head)
+        made = cls(net, fold_px=settings.fold_px)
+        if settings.deep_supervision:
+            made.add_half_head()
+        return made
+
+    def add_half_head(self) -> None:
+        """Add a second output at half size, where there are two levels or more and it has none."""
+        widths, folded = self.net.config.block_out_channels, self.net.config.out_channels
+        if self.half_head is None and len(widths) > 1:
+            # At half size the decoder carries the third level's channels, or the deepest level's.
+            self.half_head = nn.Conv2d(widths[min(2, len(widths) - 1)], folded, 3, padding=1)
 
     def start_from(self, images: torch.Tensor) -> None:
         """Start from the principal components of images (N, C, H, W); the network adds nothing."""

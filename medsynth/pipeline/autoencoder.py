@@ -1,4 +1,5 @@
-"""Where the autoencoder comes from: the patients, made-up images, or a folder that is pinned.
+"""Where the autoencoder comes from: the patients, made-up images, or a folder that is pinned, and
+which the patients may train further.
 
 `source.json` beside the weights says which: what a privacy budget covers hangs on it.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,6 +31,9 @@ from ..runtime import (
 )
 from .run import Progress, Run, parts_of
 
+if TYPE_CHECKING:
+    from ..models.autoencoder import Autoencoder
+
 PHANTOMS = 2000  # made-up patients, one image each
 
 
@@ -43,12 +48,15 @@ def fit_autoencoder(run: Run, folder: Path, progress: Progress) -> None:
         _train(run, Frames(cohort, np.arange(len(cohort))), folder, progress)
     else:
         cohort, parts = parts_of(run)
-        _train(run, Frames(cohort, parts["train"]), folder, progress)
+        start = _pinned(run)[1] if settings.fine_tuned else None
+        _train(run, Frames(cohort, parts["train"]), folder, progress, start)
     if writes():
         write_json(folder / "source.json", {"source": settings.source, "sha256": settings.sha256})
 
 
-def _train(run: Run, frames: Frames, folder: Path, progress: Progress) -> None:
+def _train(
+    run: Run, frames: Frames, folder: Path, progress: Progress, start: Autoencoder | None = None
+) -> None:
     from ..training.autoencoder import fit_autoencoder as fit
 
     cohort, parts = parts_of(run)
@@ -60,6 +68,7 @@ def _train(run: Run, frames: Frames, folder: Path, progress: Progress) -> None:
         seed=run.protocol.seed,
         folder=folder,
         device=choose_device(),
+        start=start,
         progress=progress,
     )
 
@@ -83,8 +92,26 @@ def _draw_phantoms(run: Run, folder: Path, progress: Progress) -> Cohort:
 
 
 def _take_over(run: Run, folder: Path) -> None:
-    """Copy the autoencoder that the protocol pins, of medsynth's or another diffusers make, and see
-    that it is the one it describes."""
+    """Copy the autoencoder that the protocol pins."""
+    source, opened = _pinned(run)
+    _refuse_own_patients(run, source)
+    if (source / "medsynth.json").exists():
+        for name in _named(source):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, target)
+    else:
+        opened.save(folder)
+
+
+def _named(source: Path) -> dict[str, str]:
+    """Return {file: its sha256} of a folder's lasting files."""
+    return digest_files(source, skip=(*VOLATILE, *SCRATCH_FOLDERS))
+
+
+def _pinned(run: Run) -> tuple[Path, Autoencoder]:
+    """Return the folder that the protocol pins, and the autoencoder in it, of medsynth's or another
+    diffusers make. Raises StageError where it is not the one that the protocol describes."""
     from ..models.adopted import adopt
     from ..models.autoencoder import Autoencoder
 
@@ -92,21 +119,13 @@ def _take_over(run: Run, folder: Path) -> None:
     source = Path(settings.weights)
     if not source.is_dir():
         raise StageError(f"autoencoder.weights: expected a folder, {source.name} is none")
-    named = digest_files(source, skip=(*VOLATILE, *SCRATCH_FOLDERS))
-    if (found := digest_json(named)) != settings.sha256:
+    if (found := digest_json(_named(source))) != settings.sha256:
         raise StageError(
             f"autoencoder.weights: {source.name}/ is not the folder that autoencoder.sha256 pins: "
             f"its digest is {found}"
         )
-    _refuse_own_patients(run, source)
-    if "medsynth.json" in named:
-        for name in named:
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / name, target)
-    else:
-        adopt(source, channels=run.domain.channels).save(folder)
-    taken = Autoencoder.load(folder)
+    own = (source / "medsynth.json").exists()
+    taken = Autoencoder.load(source) if own else adopt(source, channels=run.domain.channels)
     config = taken.net.config
     channels = config.in_channels // taken.fold_px**2
     has = (channels, taken.downscale, config.latent_channels)
@@ -116,6 +135,7 @@ def _take_over(run: Run, folder: Path) -> None:
             f"autoencoder.weights: (channels, times smaller, latent channels) are {has}, "
             f"and the protocol and its domain say {wanted}"
         )
+    return source, taken
 
 
 def _refuse_own_patients(run: Run, source: Path) -> None:

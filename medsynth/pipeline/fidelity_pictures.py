@@ -65,7 +65,9 @@ def draw_pictures(
         write_rows(folder / f"details_{side}.png", headings, columns)
     if subject.segmenter is not None:
         headings = ("original", "reconstruction", "masks", "found before", "found after")
-        write_rows(folder / f"outlines_{side}.png", headings, _outlined(subject, reconstruct, scores))
+        write_rows(
+            folder / f"outlines_{side}.png", headings, _outlined(subject, reconstruct, scores)
+        )
 
 
 def _planted(

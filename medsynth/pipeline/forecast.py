@@ -117,8 +117,8 @@ def _training(
 
     settings = getattr(study, stage)
     training = settings.training
-    given = settings.weights if stage != "diffusion" else None
-    if given is not None:
+    given = stage != "diffusion" and settings.weights is not None
+    if given and not getattr(settings, "fine_tuned", False):
         run.build(stage, lambda folder: BUILDERS[stage](run, folder, silent))
         return run, Cost(stage, 0.0, peak_gib(), "taken as it is")
     steps = math.ceil(training.images / training.batch)

@@ -112,14 +112,16 @@ def fit_autoencoder(
     seed: int,
     folder: Path,
     device: str,
+    start: Autoencoder | None = None,
     progress=lambda what, share: None,
 ) -> Autoencoder:
     """Train on frames, watch `held_out` (validation patients), measure the latents' scale, save.
 
-    Writes the diffusers folder into `folder` and returns the autoencoder.
+    It begins as `start` does, which is fine-tuned, or from nothing where there is none. Writes the
+    diffusers folder into `folder` and returns the autoencoder.
     """
     torch.manual_seed(derive_seed(seed, "autoencoder", "start"))
-    autoencoder = Autoencoder.build(settings, channels=frames.channels)
+    autoencoder = _begin(settings, frames.channels, start)
     if settings.training.checkpointing:
         autoencoder.net.enable_gradient_checkpointing()
     if settings.principal_start:
@@ -170,9 +172,24 @@ def fit_autoencoder(
     trained = train(task, folder, progress)["autoencoder"].to(device)
     if settings.latents != "raw":
         trained.set_scale(*_latent_scale(trained, frames, device))
+    elif start is not None:
+        trained.set_scale(
+            torch.zeros(settings.latent_channels), torch.ones(settings.latent_channels)
+        )
     if writes():
         trained.save(folder)
     return trained.eval()
+
+
+def _begin(settings: protocol.Autoencoder, channels: int, start: Autoencoder | None) -> Autoencoder:
+    """Return an untrained autoencoder, or `start` with the outputs that the losses need."""
+    if start is None:
+        return Autoencoder.build(settings, channels=channels)
+    if settings.deep_supervision:
+        start.add_half_head()
+    else:
+        start.half_head = None
+    return start.train()
 
 
 def _players(

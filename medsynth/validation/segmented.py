@@ -104,4 +104,6 @@ def divide(patients: np.ndarray, *, seed: int) -> np.ndarray:
 
 def _mean(values: np.ndarray) -> list[float]:
     known = np.isfinite(values)
-    return [float(v[k].mean()) if k.any() else np.nan for v, k in zip(values.T, known.T, strict=True)]
+    return [
+        float(v[k].mean()) if k.any() else np.nan for v, k in zip(values.T, known.T, strict=True)
+    ]
