@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ..finding import Verdict, read_verdict
 from ..runtime import wait_for_everyone, writes
+from .drawn import sample
 from .judge import decide, release, validate
-from .learn import fit, sample
+from .learn import fit
 from .prepare import ingest, split
 from .report import report
 from .run import Progress, Run, silent
