@@ -20,6 +20,7 @@ from .deidentified import deidentify
 from .demo import demo
 from .drawn import sample
 from .drawn_concept import sample_concept
+from .drawn_masks import sample_masks
 from .fidelity import Answer, Asked, draft_fidelity, fidelity
 from .first_look import init, tell_intake
 from .forecast import foretell, tell_forecast
@@ -72,6 +73,7 @@ __all__ = [
     "sample",
     "sample_concept",
     "sample_controlled",
+    "sample_masks",
     "split",
     "start",
     "tell_audit",

@@ -56,22 +56,26 @@ def _sample(run: Run, folder: Path, progress: Progress) -> None:
 
 
 def _plan(run: Run, folder: Path, progress: Progress) -> Drawing:
-    from ..models.denoiser import Denoiser
-
     cohort, parts = parts_of(run)
     train = Frames(cohort, parts["train"])
     if run.protocol.sample.generator == "memorize":
         return _copies(run, train)
-    conditions = _choose(run, train)
+    conditions = choose_labels(run, train)
     if run.protocol.masks is not None:
         return _pairs(run, conditions, folder, progress)
+    return Drawing(conditions, _sampler(run))
+
+
+def _sampler(run: Run) -> Draw:
+    from ..models.denoiser import Denoiser
+
     device = choose_device()
     draw = drawer(run, Denoiser.load(run.folder / "diffusion").to(device), device)
-    return Drawing(conditions, lambda numbers, labels, seeds: draw(labels, seeds))
+    return lambda numbers, labels, seeds: draw(labels, seeds)
 
 
-def _choose(run: Run, train: Frames) -> list[dict[str, str]]:
-    """Return the labels of all images."""
+def choose_labels(run: Run, train: Frames) -> list[dict[str, str]]:
+    """Return the labels of all images that the protocol asks for; `train` are the patients'."""
     from .. import synthesis
 
     study = run.protocol

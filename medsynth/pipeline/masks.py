@@ -109,6 +109,11 @@ class Known:
     shares: np.ndarray
     values: tuple[int, ...]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the values mean."""
+        return tuple(self.run.protocol.masks.name_of(value) for value in self.values)
+
     def images(self, part: str) -> tuple[Frames, np.ndarray]:
         """Return the images of a part that have masks, and the rows of these."""
         cohort, parts = parts_of(self.run)
@@ -210,5 +215,5 @@ def open_paired(run: Run, scratch: Path, progress: Progress = silent) -> Paired 
     def find(images: np.ndarray) -> np.ndarray:
         return controls.harden(segment(images), known.values, run.protocol.masks.covers)
 
-    names = tuple(run.protocol.masks.name_of(value) for value in known.values)
-    return Paired(known.cohort("train"), known.cohort("holdout"), find, known.values, names)
+    sides = known.cohort("train"), known.cohort("holdout")
+    return Paired(*sides, find, known.values, known.names)

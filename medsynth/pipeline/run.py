@@ -65,6 +65,10 @@ PLANS = {
 BESIDE = {
     "masks": Plan(("intake", "split"), ("domain", "masks", "seed")),
     "control": Plan(("intake", "split", "autoencoder", "diffusion"), ("domain", "control", "seed")),
+    "drawn_masks": Plan(
+        ("intake", "split", "lens", "masks"),
+        ("domain", "sample", "masks", "validate", "gate", "seed"),
+    ),
     "obedience": Plan(
         ("intake", "split", "autoencoder", "diffusion"),
         ("domain", "control", "sample", "validate", "seed"),

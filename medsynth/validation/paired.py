@@ -30,11 +30,12 @@ OTHER = "the mask of the next image in the place of its own"
 @dataclass(frozen=True, eq=False)
 class Paired:
     """What a cohort with masks is judged by: training and held-out patients' images with masks,
-    `find`, which finds masks (N, H, W) uint8 in images, and the masks' values with their names."""
+    `find`, which finds masks (N, H, W) uint8 in images (None where there are no images to look
+    at), and the masks' values with their names."""
 
     train: Cohort
     holdout: Cohort
-    find: Callable[[np.ndarray], np.ndarray]
+    find: Callable[[np.ndarray], np.ndarray] | None
     values: tuple[int, ...]
     names: tuple[str, ...]
 
