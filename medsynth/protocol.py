@@ -540,7 +540,7 @@ class Masks(Section):
     classes: Mapping[ClassNumber, ClassName] = {}
     """What the masks' values mean: {1: vessel}; a value without a word is class 1, class 2 and so
     on, and 0 is background."""
-    control: str = "mask"
+    control: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "mask"
     """The control that draws the images, by its name; mask is its only kind."""
     covers: Annotated[float, Field(gt=0, le=1)] = 0.5
     """A pixel shows a class, the largest there, where classes cover at least this share of it; take

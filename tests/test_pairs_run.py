@@ -114,8 +114,11 @@ def test_killed_and_started_again_masks_and_pairs_are_the_same(finished, given, 
 
 def test_another_wish_for_masks_makes_what_was_drawn_stale(run):
     other = replace(run, protocol=study_of_pairs(masks=MASKS | {"covers": 0.4}))
-    with pytest.raises(StaleError, match="masks/"):
+    with pytest.raises(StaleError, match="synthetic/"):
         pipeline.decide(other)
+    deeper = MASKS | {"diffusion": MASKS["diffusion"] | {"layers": 2}}
+    with pytest.raises(StaleError, match="masks/"):
+        pipeline.sample(replace(run, protocol=study_of_pairs(masks=deeper)))
     without = replace(run, protocol=study(**{"gate.rules": KNOBS["gate.rules"][:1]}))
     with pytest.raises(StaleError, match="synthetic/"):
         pipeline.decide(without)

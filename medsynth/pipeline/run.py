@@ -33,6 +33,8 @@ LEVEL = 0.05
 DRAWN = ("guidance", "eta", "labels")  # how images are drawn, of the section sample
 DRAWN_SINCE = ("sampler", "spacing", "guidance_interval")  # null in older runs, which stay valid
 
+LEARNED = ("fold_px", "diffusion")  # how masks are learned, of the section masks
+
 
 def silent(what: str, share: float) -> None:
     """Show no progress."""
@@ -115,10 +117,13 @@ class Run:
 
     def settings(self, stage: str) -> dict[str, Any]:
         """Return what of the protocol a stage depends on: its sections, for a private denoiser the
-        labels that it is to know, for one that is chosen by its images how they are drawn, and for
-        the evidence the level of the test whose power it tells, where that is not the usual one."""
+        labels that it is to know, for one that is chosen by its images how they are drawn, for
+        the masks' denoiser only how it learns, and for the evidence the level of the test whose
+        power it tells, where that is not the usual one."""
         sections = self.plan_of(stage).sections
         settings = {name: set_knobs(self.protocol.section(name)) for name in sections}
+        if stage == "masks":
+            settings["masks"] = {name: settings["masks"][name] for name in LEARNED}
         if stage == "diffusion" and self.protocol.diffusion.private is not None:
             shares = self.protocol.sample.labels
             settings["labels"] = {name: sorted(shares[name]) for name in sorted(shares)}
