@@ -1,8 +1,8 @@
 """An ordered, immutable set of images with their provenance.
 
 On disk a cohort is a folder: `records.csv` (one row an image), `pixels.npy` (all images, memory
-mapped) and `cohort.json` (its digest). Real, held-out, synthetic and released data are all
-cohorts.
+mapped), perhaps `masks.npy`, and `cohort.json` (its digest). Real, held-out, synthetic and released
+data are all cohorts.
 """
 
 from __future__ import annotations
@@ -52,15 +52,17 @@ class Record:
 class Cohort:
     """Records and their pixels, (N, H, W, C) uint8 or uint16, in the same order.
 
+    `masks` (N, H, W) uint8 say what each pixel shows, 0 for background; None where nobody says.
     Raises DataError where counts, shapes, types, ids or origins are not as they should be.
     """
 
     domain: str
     records: tuple[Record, ...]
     pixels: np.ndarray
+    masks: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        faults = list(_faults(self.records, self.pixels))
+        faults = [*_faults(self.records, self.pixels), *_mask_faults(self.pixels, self.masks)]
         if faults:
             raise DataError("not a cohort: " + "; ".join(faults))
 
@@ -98,27 +100,27 @@ class Cohort:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over records and pixels: two cohorts with the same digest are the same."""
-        pixels = hashlib.sha256()
-        for start in range(0, len(self), DIGEST_BLOCK):
-            pixels.update(np.ascontiguousarray(self.pixels[start : start + DIGEST_BLOCK]))
+        """sha256 over records, pixels and masks: two cohorts with the same digest are the same."""
+        masks = {} if self.masks is None else {"masks": _digest_rows(self.masks)}
         return digest_json(
             {
                 "domain": self.domain,
                 "records": records_csv(self.records),
-                "pixels": pixels.hexdigest(),
+                "pixels": _digest_rows(self.pixels),
                 "shape": list(self.pixels.shape),
                 "dtype": str(self.pixels.dtype),
+                **masks,
             }
         )
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Cohort:
-        """Return the cohort of these images, in this order (a copy of their pixels)."""
+        """Return the cohort of these images, in this order (a copy of their pixels and masks)."""
         order = [int(i) for i in indices]
         return replace(
             self,
             records=tuple(self.records[i] for i in order),
             pixels=np.asarray(self.pixels[order]),
+            masks=None if self.masks is None else np.asarray(self.masks[order]),
         )
 
     def floats(self, indices: Sequence[int] | np.ndarray | slice = slice(None)) -> np.ndarray:
@@ -131,11 +133,13 @@ class Cohort:
         return [record.labels.get(attribute, "") for record in self.records]
 
     def write(self, folder: Path) -> None:
-        """Write the cohort into an existing folder; pixels that lie there already are left."""
-        path = folder / "pixels.npy"
-        if Path(getattr(self.pixels, "filename", "")) != path.resolve():
+        """Write the cohort into an existing folder; arrays that lie there already are left."""
+        for name, array in (("pixels.npy", self.pixels), ("masks.npy", self.masks)):
+            path = folder / name
+            if array is None or Path(getattr(array, "filename", "")) == path.resolve():
+                continue
             with path.open("wb") as file:
-                np.save(file, np.ascontiguousarray(self.pixels), allow_pickle=False)
+                np.save(file, np.ascontiguousarray(array), allow_pickle=False)
         write_text(folder / "records.csv", records_csv(self.records))
         write_json(
             folder / "cohort.json",
@@ -155,9 +159,21 @@ class Cohort:
         ]
         if missing:
             raise DataError(f"{folder.name}/ is no cohort: {', '.join(missing)} is missing")
-        pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
+        arrays = {
+            name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            for name in ("pixels", "masks")
+            if (folder / f"{name}.npy").exists()
+        }
         records = parse_records((folder / "records.csv").read_bytes().decode())
-        return cls(read_json(folder / "cohort.json")["domain"], records, pixels)
+        return cls(read_json(folder / "cohort.json")["domain"], records, **arrays)
+
+
+def _digest_rows(array: np.ndarray) -> str:
+    """Return the sha256 of an array's bytes, read a block at a time."""
+    found = hashlib.sha256()
+    for start in range(0, len(array), DIGEST_BLOCK):
+        found.update(np.ascontiguousarray(array[start : start + DIGEST_BLOCK]))
+    return found.hexdigest()
 
 
 def to_pixels(images: np.ndarray, *, bits: int = 8) -> np.ndarray:
@@ -255,3 +271,10 @@ def _faults(records: Sequence[Record], pixels: np.ndarray) -> Iterable[str]:
     strange = {record.origin for record in records} - set(ORIGINS)
     if strange:
         yield f"unknown origin {', '.join(sorted(strange))}: expected one of {', '.join(ORIGINS)}"
+
+
+def _mask_faults(pixels: np.ndarray, masks: np.ndarray | None) -> Iterable[str]:
+    if masks is None:
+        return
+    if masks.shape != pixels.shape[:3] or masks.dtype != np.uint8:
+        yield f"expected masks {pixels.shape[:3]} uint8, got {masks.shape} {masks.dtype}"

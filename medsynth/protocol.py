@@ -541,6 +541,46 @@ class Control(Section):
         return kinds
 
 
+ClassNumber = Annotated[str, Field(pattern=r"^(?:[1-9]\d?|1\d\d|2[0-4]\d|25[0-5])$")]
+ClassName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_ -]{0,63}$")]
+
+
+class Masks(Section):
+    """Images with masks: a diffusion model of its own (`medsynth masks fit`) draws masks that are
+    no patient's, and a control of kind mask an image under each. Null draws images alone."""
+
+    classes: Mapping[ClassNumber, ClassName] = {}
+    """What the masks' values mean: {1: vessel}; a value without a word is class 1, class 2 and so
+    on, and 0 is background."""
+    control: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "mask"
+    """The control that draws the images, by its name; mask is its only kind."""
+    covers: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """A pixel shows a class, the largest there, where classes cover at least this share of it; take
+    less for what is thinner than a pixel."""
+    fold_px: Literal[1, 2, 4, 8] = 2
+    """Fold squares of this side into channels first: larger is faster and coarser."""
+    diffusion: Diffusion = Diffusion(
+        widths=(64, 128, 256),
+        attention=(False, False, True),
+        layers=1,
+        training=Optimiser(
+            images=400_000, batch=32, learning_rate=3e-4, warmup_images=4_000, weight_decay=0.01
+        ),
+    )
+    """The masks' denoiser."""
+
+    @model_validator(mode="after")
+    def _learns_plainly(self) -> Masks:
+        taken = ("private", "choose", "canaries", "told")
+        if given := [name for name in taken if getattr(self.diffusion, name) is not None]:
+            raise ValueError(f"masks.diffusion has no {' and no '.join(given)}: leave it null")
+        return self
+
+    def name_of(self, value: int) -> str:
+        """Return what a mask's value means."""
+        return self.classes.get(str(value), f"class {value}")
+
+
 class Sample(Section):
     """The synthetic cohort."""
 
@@ -737,6 +777,8 @@ class Protocol(Section):
     diffusion: Diffusion = Diffusion()
     control: Control | None = None
     """A ControlNet's knobs; null takes the defaults where one is asked for."""
+    masks: Masks | None = None
+    """Masks beside the images; null draws images alone."""
     sample: Sample = Sample()
     validate_: Validate = Field(default=Validate(), alias="validate")
     gate: Gate
@@ -770,6 +812,14 @@ class Protocol(Section):
                 f"{self.autoencoder.downscale} times smaller and the denoiser halves that "
                 f"{len(self.diffusion.widths) - 1} times"
             )
+        if self.masks is not None:
+            halved = len(self.masks.diffusion.widths) - 1
+            if self.image.size_px % (self.masks.fold_px * 2**halved):
+                raise ValueError(
+                    f"image.size_px must be a multiple of {self.masks.fold_px * 2**halved}: masks "
+                    f"are folded by {self.masks.fold_px}, and their denoiser halves that {halved} "
+                    f"times"
+                )
         return self
 
     @model_validator(mode="after")
@@ -787,6 +837,22 @@ class Protocol(Section):
             raise ValueError(
                 "diffusion.private does not cover an autoencoder that is fine-tuned on patients: "
                 "take its weights as they are (source: public), if no patient had a part in them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _masks_are_guarded(self) -> Protocol:
+        if self.masks is None:
+            return self
+        if self.diffusion.private is not None:
+            raise ValueError(
+                "diffusion.private covers neither the masks' denoiser nor the control, which see "
+                "patients without noise: masks must be null"
+            )
+        if not any(rule.finding.startswith("masks.") for rule in self.gate.rules):
+            raise ValueError(
+                "with masks at least one rule must be on a masks finding: a copied mask is a leak "
+                "where no pixel of the image is copied"
             )
         return self
 

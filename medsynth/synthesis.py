@@ -160,12 +160,16 @@ def image_seed(seed: int, number: int) -> int:
 
 def join_blocks(conditions: Sequence[Labels], *, domain: str, seed: int, folder: Path) -> Cohort:
     """Join all blocks into the synthetic cohort."""
-    pixels = np.concatenate([np.load(path) for path in sorted((folder / "blocks").iterdir())])
     records = [
         Record(id=f"syn-{i + 1:06d}", origin="synthetic", labels=labels, seed=image_seed(seed, i))
         for i, labels in enumerate(conditions)
     ]
-    return Cohort(domain, tuple(records), pixels)
+    return Cohort(domain, tuple(records), join_pixels(folder))
+
+
+def join_pixels(folder: Path) -> np.ndarray:
+    """Return what `sample_cohort` drew into `folder`, (N, H, W, C)."""
+    return np.concatenate([np.load(path) for path in sorted((folder / "blocks").iterdir())])
 
 
 def _write_block(path: Path, pixels: np.ndarray) -> None:

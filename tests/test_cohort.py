@@ -202,3 +202,30 @@ def test_linked_images_show_one_picture_and_all_others_one_each():
     links = [4, -1, 4, -1, 0]
     records = [Record(f"i{i}", "real", patient="p", link=link) for i, link in enumerate(links)]
     assert group_pictures(records).tolist() == [0, 1, 0, 2, 3]
+
+
+# Masks --------------------------------------------------------------------------------------------
+
+
+def test_masks_go_where_their_images_go(tmp_path):
+    masks = np.arange(4, dtype=np.uint8)[:, None, None] * np.ones((4, 8, 8), np.uint8)
+    masked = replace(cohort(), masks=masks)
+    masked.write(tmp_path)
+    back = Cohort.read(tmp_path)
+    assert back.digest == masked.digest
+    assert back.take([2, 0]).masks[:, 0, 0].tolist() == [2, 0]
+    assert Cohort.read(tmp_path).pixels.shape == (4, 8, 8, 3)
+
+
+def test_another_mask_is_another_cohort_and_none_is_what_it_was():
+    plain, masks = cohort(), np.zeros((4, 8, 8), np.uint8)
+    first, second = replace(plain, masks=masks), replace(plain, masks=masks + 1)
+    assert len({plain.digest, first.digest, second.digest}) == 3
+    assert replace(first, masks=None).digest == plain.digest
+
+
+def test_masks_of_another_size_or_type_are_no_masks():
+    with pytest.raises(DataError, match=r"expected masks \(4, 8, 8\) uint8, got \(4, 8\) uint8"):
+        replace(cohort(), masks=np.zeros((4, 8), np.uint8))
+    with pytest.raises(DataError, match=r"got .* int64"):
+        replace(cohort(), masks=np.zeros((4, 8, 8), np.int64))

@@ -17,7 +17,8 @@ from tiny import study
 from medsynth import pipeline
 from medsynth.cohort import Cohort
 from medsynth.errors import RefusedError, StaleError
-from medsynth.pipeline import judge, learn
+from medsynth.pipeline import drawn as drawing
+from medsynth.pipeline import judge
 from medsynth.release.pictures import encode_png
 from medsynth.release.verify import verify
 from medsynth.runtime import digest_files, read_json
@@ -40,7 +41,7 @@ def copying_sampler(run: pipeline.Run):
     return drawn
 
 
-SAMPLER = learn._sampler
+SAMPLER = drawing._sampler
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def finished(raw, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     run = pipeline.start(study(**OPEN), folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learn, "_sampler", copying_sampler)
+        patch.setattr(drawing, "_sampler", copying_sampler)
         assert pipeline.run_all(run, raw).passed
     return folder
 

@@ -11,7 +11,7 @@ import sys
 import typer
 
 from ..errors import MedsynthError
-from . import concepts, controls, machine, others, stages, study
+from . import concepts, controls, machine, masks, others, stages, study
 
 app = typer.Typer(
     name="medsynth",
@@ -26,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     epilog="Exit codes: 0 done, 1 error, 2 wrong use, 3 the gate refused.",
 )
-for _part in (study, others, controls, concepts, stages, machine):
+for _part in (study, others, controls, masks, concepts, stages, machine):
     app.add_typer(_part.app)
 
 

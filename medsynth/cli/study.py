@@ -47,6 +47,10 @@ def run_command(
             "patients whom the other holds out.",
         ),
     ] = False,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Folder of masks named as the images, where the protocol draws masks."),
+    ] = None,
     json_: AsJson = False,
 ) -> None:
     """Do all stages, from raw images to the gate and the release; again = go on."""
@@ -55,11 +59,11 @@ def run_command(
     study = load(protocol, profile, set_)
     if halves:
         with progress_bars(json_) as progress:
-            done = pipeline.run_halves(study, raw, run, progress)
+            done = pipeline.run_halves(study, raw, run, progress, masks=masks)
         return _end_halves(done, json_)
     opened = pipeline.start(study, run)
     with progress_bars(json_) as progress:
-        verdict = pipeline.run_all(opened, raw, progress)
+        verdict = pipeline.run_all(opened, raw, progress, masks=masks)
     end(opened, verdict, json_)
 
 

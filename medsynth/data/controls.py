@@ -145,6 +145,21 @@ def one_hot(classes: np.ndarray, values: Sequence[int]) -> np.ndarray:
     return np.stack([classes == value for value in values], 1).astype(np.float32)
 
 
+def harden(shares: np.ndarray, values: Sequence[int], covers: float) -> np.ndarray:
+    """Return masks (N, H, W) uint8 of the shares of pixels (N, K, H, W) that classes cover: the
+    largest where all together cover at least `covers` of the pixel, 0 elsewhere."""
+    strongest = np.array(values, np.uint8)[shares.argmax(1)]
+    return np.where(shares.sum(1) >= covers, strongest, 0).astype(np.uint8)
+
+
+def as_pictures(masks: np.ndarray, values: Sequence[int], channels: int) -> np.ndarray:
+    """Return masks (N, H, W) as pictures (N, H, W, channels) uint8: black is background, the last
+    class white, the others grey between."""
+    levels = np.zeros(256, np.uint8)
+    levels[list(values)] = np.rint(255 * (np.arange(len(values)) + 1) / len(values))
+    return np.repeat(levels[masks][..., None], channels, axis=3)
+
+
 def to_classes(maps: np.ndarray, values: Sequence[int]) -> np.ndarray:
     """Return masks (N, H, W) uint8 of maps (N, K, H, W): the strongest class, 0 for background.
 

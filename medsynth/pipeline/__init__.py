@@ -18,14 +18,17 @@ from .control import fit_control, read_obedience, with_control
 from .controlled import extract_controls, sample_controlled
 from .deidentified import deidentify
 from .demo import demo
+from .drawn import sample
 from .drawn_concept import sample_concept
+from .drawn_masks import sample_masks
 from .fidelity import Answer, Asked, draft_fidelity, fidelity
 from .first_look import init, tell_intake
 from .forecast import foretell, tell_forecast
 from .halves import run_halves
 from .judge import check_fresh, decide, findings_of, release, validate
-from .learn import fit, sample
+from .learn import fit
 from .mapped import Masks
+from .masks import fit_masks
 from .prepare import ingest, split, tell_split
 from .report import report
 from .run import PLANS, Run, facts, open_run, parts_of, start
@@ -53,6 +56,7 @@ __all__ = [
     "findings_of",
     "fit",
     "fit_control",
+    "fit_masks",
     "foretell",
     "ingest",
     "init",
@@ -69,6 +73,7 @@ __all__ = [
     "sample",
     "sample_concept",
     "sample_controlled",
+    "sample_masks",
     "split",
     "start",
     "tell_audit",

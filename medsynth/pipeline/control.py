@@ -21,7 +21,6 @@ from ..runtime import (
     ranks,
     read_json,
     require_stage,
-    stage_key,
     write_json,
     writes,
 )
@@ -155,9 +154,8 @@ def open_fitted(run: Run, name: str) -> Opened:
     record = require_stage(folder, by="control sample")
     section = protocol.Control.model_validate(record.settings["control"], strict=False)
     own = replace(run, protocol=run.protocol.model_copy(update={"control": section}))
-    inputs = own.inputs(f"control/{name}")
-    inputs |= {key: record.inputs[key] for key in record.inputs if key not in inputs}
-    if record.key != stage_key(inputs, own.settings(f"control/{name}")):
+    stage = f"control/{name}"
+    if record.key != run.key_of(record, stage, run.inputs(stage)):
         raise StaleError(
             f"control/{name} was fitted to another denoiser than the run has now: fit it again"
         )

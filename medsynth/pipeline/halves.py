@@ -20,18 +20,23 @@ HALVES = ("first", "second")
 
 
 def run_halves(
-    study: Protocol, raw: Path, folder: Path, progress: Progress = silent
+    study: Protocol,
+    raw: Path,
+    folder: Path,
+    progress: Progress = silent,
+    *,
+    masks: Path | None = None,
 ) -> dict[str, tuple[Run, Verdict]]:
     """Do all stages of two runs, `folder`/first and `folder`/second; again = go on.
 
-    The raw folder is read once; both take its images from there.
+    The raw folder is read once; both take its images from there. `masks` as in `run_all`.
     """
     done = {}
     for half in HALVES:
         run = start(_of_half(study, half), folder / half)
         if half == "second":
             _hand_over(done["first"][0], run)
-        done[half] = run, run_all(run, raw, _named(half, progress))
+        done[half] = run, run_all(run, raw, _named(half, progress), masks=masks)
     return done
 
 

@@ -20,16 +20,18 @@ from ..runtime import (
     digest_json,
     read_json,
     require_stage,
-    stage_key,
     verify_stage,
     write_json,
     writes,
 )
 from . import choice
+from .masks import open_paired
 from .run import PLANS, Progress, Run, level_of_test, open_autoencoder, parts_of, silent
 
 if TYPE_CHECKING:
     from ..validation.losses import Model
+
+JUDGED = ("synthetic", "evidence")  # bound by digests of their own
 
 
 def validate(run: Run, progress: Progress = silent) -> StageRecord:
@@ -43,6 +45,7 @@ def validate(run: Run, progress: Progress = silent) -> StageRecord:
 def _validate(run: Run, folder: Path, progress: Progress) -> None:
     from ..validation import Case, measure_all
     from ..validation.attack import run_attack
+    from ..validation.paired import of_masks
 
     cohort, parts = parts_of(run)
     private = folder / "private"
@@ -61,13 +64,16 @@ def _validate(run: Run, folder: Path, progress: Progress) -> None:
         budget=_coverage(run),
         model=open_model(run),
         canaries=Canaries.read(run.folder / "diffusion"),
+        paired=open_paired(run, folder / "latents" / "segmenter", progress),
         level=level_of_test(run.protocol),
         progress=progress,
     )
     if writes():
         write_findings(folder / "findings.jsonl", measure_all(case))
-    else:
-        run_attack(case)
+        return
+    run_attack(case)
+    if case.paired is not None:
+        run_attack(of_masks(case))
 
 
 def _coverage(run: Run) -> budget.Coverage | None:
@@ -140,10 +146,10 @@ def check_fresh(run: Run) -> dict[str, str]:
     with the protocol as it now is.
     """
     digests = {}
-    for stage, plan in PLANS.items():
+    for stage, plan in run.plans.items():
         record = verify_stage(run.folder / stage)
         inputs = {name: digests.get(name, record.inputs.get(name, "")) for name in plan.needs}
-        if record.key != stage_key(inputs, run.settings(stage)):
+        if record.key != run.key_of(record, stage, inputs):
             raise StaleError(
                 f"{stage}/ was made from other inputs or another protocol than what is here now: "
                 f"run it again (medsynth run does all that is needed)"
@@ -165,7 +171,7 @@ def decide(run: Run) -> Verdict:
     findings = read_findings(run.folder / "evidence" / "findings.jsonl")
     digests = {
         "protocol": run.protocol.digest,
-        **{name: stages[name] for name in ("intake", "split", "lens", "autoencoder", "diffusion")},
+        **{name: digest for name, digest in stages.items() if name not in JUDGED},
         "synthetic": remaining(run).digest,
         "evidence": gate.digest_findings(findings),
     }
@@ -175,9 +181,8 @@ def decide(run: Run) -> Verdict:
         domain=run.protocol.domain,
         privacy=(*(found[1].sentences if found else ()), *gate.say_canaries(findings)),
     )
-    generator = digest_json(
-        [digests["autoencoder"], digests["diffusion"], run.protocol.sample.generator]
-    )
+    made_by = [digests[name] for name in models_of(run) if name != "lens"]
+    generator = digest_json([*made_by, run.protocol.sample.generator])
     real = [Cohort.read(run.folder / "intake")]
     claim += choice.said(run)
     verdict = judge(run, findings, claim, digests, generator=generator, real=real)
@@ -243,7 +248,7 @@ def require_verdict(run: Run) -> Verdict:
     stale = [
         name
         for name, digest in stages.items()
-        if name not in ("synthetic", "evidence") and verdict.digests.get(name) != digest
+        if name not in JUDGED and verdict.digests.get(name) != digest
     ]
     if stale or verdict.digests.get("protocol") != run.protocol.digest:
         raise StaleError(
@@ -274,13 +279,19 @@ def release(run: Run, *, also: Sequence[str] = ()) -> Path:
         findings=read_findings(run.folder / "evidence" / "findings.jsonl"),
         verdict=verdict,
         split=read_json(run.folder / "split" / "split.json"),
-        models={name: verdict.digests[name] for name in ("autoencoder", "diffusion", "lens")},
+        models={name: verdict.digests[name] for name in models_of(run)},
         ledger=budget.read_ledger(run.folder),
         also=also,
     )
     shutil.rmtree(folder, ignore_errors=True)
     workspace.rename(folder)
     return folder
+
+
+def models_of(run: Run) -> tuple[str, ...]:
+    """Return the stages whose networks a cohort was made or judged by."""
+    makers = [name for name in run.plans if name not in PLANS]
+    return ("autoencoder", "diffusion", *makers, "lens")
 
 
 def remaining(run: Run) -> Cohort:

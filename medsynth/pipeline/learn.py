@@ -1,4 +1,4 @@
-"""From patients to networks and a synthetic cohort: the stages `fit` and `sample`."""
+"""From patients to networks, the stage `fit`, and how images are drawn by them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,9 @@ from ..data.loader import Frames
 from ..domains import Symmetry
 from ..errors import StageError
 from ..runtime import (
-    StageRecord,
     choose_device,
-    derive_seed,
     ranks,
     require_stage,
-    wait_for_everyone,
     writes,
 )
 from ..vocabulary import Vocabulary
@@ -204,54 +201,6 @@ def _conditions(
     return torch.stack([sides[mirror] for mirror in mirrors])
 
 
-def sample(run: Run, progress: Progress = silent) -> StageRecord:
-    """Draw the synthetic cohort into synthetic/."""
-    return run.build("synthetic", lambda folder: _sample(run, folder, progress), all_ranks=True)
-
-
-def _sample(run: Run, folder: Path, progress: Progress) -> None:
-    from .. import synthesis
-
-    study = run.protocol
-    cohort, parts = parts_of(run)
-    train = Frames(cohort, parts["train"])
-    if study.diffusion.private is None:
-        real, weights = train.labels, train.weights.tolist()
-    else:  # no budget covers the patients' labels: what the protocol does not name is left out
-        real, weights = [], []
-    conditions = synthesis.choose_conditions(real, study.sample, study.seed, weights=weights)
-    if study.sample.generator == "memorize":
-        chosen = np.random.default_rng(derive_seed(study.seed, "copies")).integers(
-            0, len(train), study.sample.images
-        )
-        conditions = [train.labels[i] for i in chosen]
-        draw = _copier(run, train, chosen)
-    else:
-        draw = _sampler(run)
-    synthesis.sample_cohort(
-        draw,
-        conditions,
-        bits=study.image.bits,
-        batch=study.sample.batch,
-        seed=study.seed,
-        folder=folder,
-        progress=progress,
-    )
-    wait_for_everyone()
-    if writes():
-        synthesis.join_blocks(
-            conditions, domain=study.domain, seed=study.seed, folder=folder
-        ).write(folder)
-
-
-def _sampler(run: Run):
-    from ..models.denoiser import Denoiser
-
-    device = choose_device()
-    draw = drawer(run, Denoiser.load(run.folder / "diffusion").to(device), device)
-    return lambda numbers, conditions, seeds: draw(conditions, seeds)
-
-
 def drawer(run: Run, denoiser, device: str):
     """Return a draw(conditions, seeds, maps=None) -> (N, C, H, W) as the protocol says, by the
     run's denoiser or by one that a control steers, on a device."""
@@ -271,20 +220,6 @@ def drawer(run: Run, denoiser, device: str):
             seeds=seeds,
             device=device,
             maps=maps,
-        )
-
-    return draw
-
-
-def _copier(run: Run, train: Frames, chosen: np.ndarray):
-    from .. import synthesis
-
-    device = choose_device()
-    autoencoder = open_autoencoder(run, device)
-
-    def draw(numbers, conditions, seeds):
-        return synthesis.hand_out_copies(
-            autoencoder, train[chosen[numbers]], seeds=seeds, device=device
         )
 
     return draw

@@ -33,6 +33,12 @@ PICTURES = (
         "synthetic, nearest training image, their difference, nearest held-out image.",
     ),
     (
+        "masks/neighbours.png",
+        "Nearest masks",
+        "The same of masks, where there are some: drawn, nearest training patient's, their "
+        "difference, nearest held-out patient's.",
+    ),
+    (
         "regions.png",
         "Regions",
         "The synthetic images with the region that comes closest to one patient, the most "

@@ -33,6 +33,8 @@ LEVEL = 0.05
 DRAWN = ("guidance", "eta", "labels")  # how images are drawn, of the section sample
 DRAWN_SINCE = ("sampler", "spacing", "guidance_interval")  # null in older runs, which stay valid
 
+LEARNED = ("fold_px", "diffusion")  # how masks are learned, of the section masks
+
 
 def silent(what: str, share: float) -> None:
     """Show no progress."""
@@ -63,18 +65,19 @@ PLANS = {
 """The stages of a study, in order: a verdict needs them all."""
 
 BESIDE = {
+    "masks": Plan(("intake", "split"), ("domain", "masks", "seed")),
     "control": Plan(("intake", "split", "autoencoder", "diffusion"), ("domain", "control", "seed")),
+    "drawn_masks": Plan(
+        ("intake", "split", "lens", "masks"),
+        ("domain", "sample", "masks", "validate", "gate", "seed"),
+    ),
     "obedience": Plan(
         ("intake", "split", "autoencoder", "diffusion"),
         ("domain", "control", "sample", "validate", "seed"),
     ),
 }
-"""Stages of which a run may have several or none; no verdict hangs on them."""
-
-
-def plan_of(stage: str) -> Plan:
-    """Return the plan of a stage; of one of many, as control/NAME, that of its kind."""
-    return {**PLANS, **BESIDE}[stage.split("/")[0]]
+"""Stages of which a run may have several or none; a verdict hangs only on those that a cohort with
+masks is made by."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,34 @@ class Run:
         """The folder of both runs where this is one of two on exchanged halves, else None."""
         return self.folder.parent if self.protocol.split.half is not None else None
 
+    @property
+    def plans(self) -> dict[str, Plan]:
+        """The stages that a verdict needs, in order; where masks are drawn, with what draws them
+        and the images under them."""
+        masks, plans = self.protocol.masks, {}
+        if masks is None:
+            return PLANS
+        makers = {"masks": BESIDE["masks"], f"control/{masks.control}": BESIDE["control"]}
+        for name, plan in PLANS.items():
+            if name in ("synthetic", "evidence"):
+                plans |= makers
+                plan = Plan((*plan.needs, *makers), (*plan.sections, "masks"))
+            plans[name] = plan
+        return plans
+
+    def plan_of(self, stage: str) -> Plan:
+        """Return the plan of a stage; of one of many, as control/NAME, that of its kind."""
+        return self.plans.get(stage) or {**PLANS, **BESIDE}[stage.split("/")[0]]
+
     def settings(self, stage: str) -> dict[str, Any]:
         """Return what of the protocol a stage depends on: its sections, for a private denoiser the
-        labels that it is to know, for one that is chosen by its images how they are drawn, and for
-        the evidence the level of the test whose power it tells, where that is not the usual one."""
-        sections = plan_of(stage).sections
+        labels that it is to know, for one that is chosen by its images how they are drawn, for
+        the masks' denoiser only how it learns, and for the evidence the level of the test whose
+        power it tells, where that is not the usual one."""
+        sections = self.plan_of(stage).sections
         settings = {name: set_knobs(self.protocol.section(name)) for name in sections}
+        if stage == "masks":
+            settings["masks"] = {name: settings["masks"][name] for name in LEARNED}
         if stage == "diffusion" and self.protocol.diffusion.private is not None:
             shares = self.protocol.sample.labels
             settings["labels"] = {name: sorted(shares[name]) for name in sorted(shares)}
@@ -116,20 +141,32 @@ class Run:
         Raises StaleError where one of them was made from what is no longer to its left, or with
         another protocol: what it says of images may be about others.
         """
-        needs = [name for name in plan_of(stage).needs if name != "raw"]
+        needs = [name for name in self.plan_of(stage).needs if name != "raw"]
         return {name: self._fresh(name, by=stage).digest for name in needs}
 
     def _fresh(self, stage: str, *, by: str) -> StageRecord:
         record = require_stage(self.folder / stage, by=by)
-        inputs = self.inputs(stage)
-        if "raw" in plan_of(stage).needs:  # what it looks like now, only `ingest` is told
-            inputs["raw"] = record.inputs["raw"]
-        if record.key != stage_key(inputs, self.settings(stage)):
+        if record.key != self.key_of(record, stage, self.inputs(stage)):
             raise StaleError(
                 f"{by} needs the folder {stage}/, which was made from other inputs or with another "
                 f"protocol than what is here now: run that stage again (medsynth run does all)"
             )
         return record
+
+    def key_of(self, record: StageRecord, stage: str, inputs: dict[str, str]) -> str:
+        """Return the key that a finished stage has if it is not stale; `inputs` are of the stages
+        that it needs.
+
+        What else went in is taken as it was: of raw files and masks only the command that reads
+        them is told what they look like now, and a control has the knobs that it was fitted with.
+        """
+        settings = self.settings(stage)
+        beside = stage.split("/")[0] in BESIDE
+        if beside or "raw" in self.plan_of(stage).needs:
+            inputs = {**record.inputs, **inputs}
+        if stage.startswith("control/"):
+            settings["control"] = record.settings["control"]
+        return stage_key(inputs, settings)
 
     def build(
         self,

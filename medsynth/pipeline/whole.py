@@ -3,28 +3,58 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+from ..data.controls import MASK
+from ..errors import DataError
 from ..finding import Verdict, read_verdict
 from ..runtime import wait_for_everyone, writes
+from .control import fit_control, with_control
+from .drawn import sample
 from .judge import decide, release, validate
-from .learn import fit, sample
+from .learn import fit
+from .mapped import Masks
+from .masks import fit_masks
 from .prepare import ingest, split
 from .report import report
 from .run import Progress, Run, silent
 
 
-def run_all(run: Run, raw: Path, progress: Progress = silent) -> Verdict:
-    """Do every stage that is not done, judge, write the report, and release if the gate passes."""
+def run_all(
+    run: Run, raw: Path, progress: Progress = silent, *, masks: Path | None = None
+) -> Verdict:
+    """Do every stage that is not done, judge, write the report, and release if the gate passes.
+
+    `masks` is the folder of the raw images' masks, for a study that draws some. Raises DataError
+    where it is given and the protocol asks for none, or the other way round.
+    """
+    _check_masks(run, masks)
     ingest(run, raw, progress)
     split(run, progress)
     fit(run, progress)
+    if masks is not None:
+        _fit_pairs(run, Masks(masks, raw), progress)
     sample(run, progress)
     validate(run, progress)
     if writes():
         _conclude(run)
     wait_for_everyone()
     return read_verdict(run.folder / "verdict.json")
+
+
+def _check_masks(run: Run, masks: Path | None) -> None:
+    if masks is not None and run.protocol.masks is None:
+        raise DataError("--masks is for a protocol with a section masks, which this one has not")
+    if masks is None and run.protocol.masks is not None and not (run.folder / "masks").exists():
+        raise DataError("the protocol asks for masks, but no folder of masks is given: --masks DIR")
+
+
+def _fit_pairs(run: Run, masks: Masks, progress: Progress) -> None:
+    """Train what draws masks, and the control that draws images under them."""
+    own = replace(run, protocol=with_control(run.protocol, (MASK,), {}))
+    fit_control(own, run.protocol.masks.control, masks=masks, progress=progress)
+    fit_masks(run, masks, progress)
 
 
 def _conclude(run: Run) -> None:

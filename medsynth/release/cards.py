@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -58,7 +58,8 @@ NOT_LOOKED_FOR = (
 
 @dataclass(frozen=True, kw_only=True)
 class CardData:
-    """What a card is made from; `labels` are {attribute: {value: synthetic images}}."""
+    """What a card is made from; `labels` are {attribute: {value: synthetic images}}, `classes` what
+    the values of masks mean, none where there are none."""
 
     protocol: Protocol
     images: int
@@ -66,6 +67,7 @@ class CardData:
     findings: Mapping[str, Finding]
     verdict: Verdict
     split: Mapping[str, Any]
+    classes: Mapping[int, str] = field(default_factory=dict)
 
 
 def card(data: CardData) -> str:
@@ -171,15 +173,19 @@ def _front_matter(data: CardData) -> str:
         "pretty_name": protocol.card.title,
         **_licence(protocol.card.licence),
         "tags": ["synthetic", "medical", "medical-imaging", protocol.domain, "medsynth"],
-        "task_categories": [
-            "image-classification" if data.labels else "unconditional-image-generation"
-        ],
+        "task_categories": _tasks(data),
         "size_categories": [_size_category(data.images)],
         "configs": [{"config_name": "default", "data_dir": "images"}],
     }
     return "\n".join(
         f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()
     )
+
+
+def _tasks(data: CardData) -> list[str]:
+    tasks = ["image-segmentation"] if data.classes else []
+    tasks += ["image-classification"] if data.labels else []
+    return tasks or ["unconditional-image-generation"]
 
 
 def _licence(words: str) -> dict[str, str]:

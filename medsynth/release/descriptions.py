@@ -63,11 +63,10 @@ BIASES = "The images carry the biases of the patients whom the model learnt from
 
 
 def croissant(
-    card: Card, *, name: str, columns: Iterable[str], metadata_sha256: str
+    card: Card, *, name: str, columns: Iterable[str], metadata_sha256: str, masks: bool = False
 ) -> dict[str, Any]:
-    """Return croissant.json: the table and the images of a release, joined by file name.
-
-    `columns` are the table's, file_name among them.
+    """Return croissant.json: the table, the images and perhaps the masks of a release, joined by
+    file name. `columns` are the table's, file_name among them.
     """
     table = {
         "@type": "cr:FileObject",
@@ -77,13 +76,11 @@ def croissant(
         "encodingFormat": "text/csv",
         "sha256": metadata_sha256,
     }
-    images = {
-        "@type": "cr:FileSet",
-        "@id": "pngs",
-        "name": "pngs",
-        "encodingFormat": "image/png",
-        "includes": "images/*.png",
-    }
+    files = [_file_set("pngs", "images/*.png")]
+    records = [_records("images", "image", "pngs", columns)]
+    if masks:
+        files.append(_file_set("mask_pngs", "masks/*.png"))
+        records.append(_records("masks", "mask", "mask_pngs", ("file_name", "id")))
     return {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
@@ -95,41 +92,51 @@ def croissant(
         **({"datePublished": card.published} if card.published else {}),
         "rai:dataBiases": BIASES,
         "rai:personalSensitiveInformation": f"{NATURE} {LIMITS}",
-        "distribution": [table, images],
-        "recordSet": [
-            {
-                "@type": "cr:RecordSet",
-                "@id": "images",
-                "name": "images",
-                "field": [_image_field(), *(_table_field(column) for column in columns)],
-            }
+        "distribution": [table, *files],
+        "recordSet": records,
+    }
+
+
+def _records(name: str, picture: str, files: str, columns: Iterable[str]) -> dict[str, Any]:
+    """Describe pictures with columns of the table, joined by file name."""
+    content = {"fileSet": {"@id": files}, "extract": {"fileProperty": "content"}}
+    return {
+        "@type": "cr:RecordSet",
+        "@id": name,
+        "name": name,
+        "field": [
+            _field(name, picture, "sc:ImageObject", {"source": content}),
+            *(_table_field(name, files, column) for column in columns),
         ],
     }
 
 
-def _image_field() -> dict[str, Any]:
+def _file_set(name: str, includes: str) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileSet",
+        "@id": name,
+        "name": name,
+        "encodingFormat": "image/png",
+        "includes": includes,
+    }
+
+
+def _table_field(records: str, files: str, column: str) -> dict[str, Any]:
+    in_table = {"fileObject": {"@id": "metadata"}, "extract": {"column": column}}
+    if column == "file_name":  # where a picture and its row meet
+        source = {"fileSet": {"@id": files}, "extract": {"fileProperty": "filename"}}
+        return _field(records, column, "sc:Text", {"source": source, "references": in_table})
+    return _field(records, column, "sc:Text", {"source": in_table})
+
+
+def _field(records: str, name: str, kind: str, source: dict[str, Any]) -> dict[str, Any]:
     return {
         "@type": "cr:Field",
-        "@id": "images/image",
-        "name": "image",
-        "dataType": "sc:ImageObject",
-        "source": {"fileSet": {"@id": "pngs"}, "extract": {"fileProperty": "content"}},
+        "@id": f"{records}/{name}",
+        "name": name,
+        "dataType": kind,
+        **source,
     }
-
-
-def _table_field(column: str) -> dict[str, Any]:
-    in_table = {"fileObject": {"@id": "metadata"}, "extract": {"column": column}}
-    field = {
-        "@type": "cr:Field",
-        "@id": f"images/{column}",
-        "name": column,
-        "dataType": "sc:Text",
-        "source": in_table,
-    }
-    if column == "file_name":  # where a picture and its row meet
-        by_name = {"fileSet": {"@id": "pngs"}, "extract": {"fileProperty": "filename"}}
-        field |= {"source": by_name, "references": in_table}
-    return field
 
 
 def ro_crate(card: Card, *, name: str, files: Mapping[str, str]) -> dict[str, Any]:

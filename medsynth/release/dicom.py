@@ -83,12 +83,10 @@ class Study:
 
 def write_image(
     path: Path, image: np.ndarray, study: Study, *, number: int, labels: Mapping[str, str]
-) -> None:
-    """Write (H, W, 1 or 3) uint8 or (H, W, 1) uint16 as a Secondary Capture file.
-
-    Raises DataError where highdicom is not installed.
-    """
-    highdicom = _highdicom()
+) -> Any:
+    """Write (H, W, 1 or 3) uint8 or (H, W, 1) uint16 as a Secondary Capture file; return the data
+    set. Raises DataError where highdicom is not installed."""
+    highdicom = open_highdicom()
     key, grey = str(number), image.shape[2] == 1
     patient = f"{study.prefix}-{number}"
     dataset = highdicom.sc.SCImage(
@@ -106,16 +104,26 @@ def write_image(
         patient_id=patient,
         patient_name=f"Synthetic^{patient}",
         study_id=key,
-        contributing_equipment=[_equipment(highdicom, study)],
+        contributing_equipment=[equipment(study)],
     )
-    _say_synthetic(dataset, study, labels)
+    say_synthetic(dataset, study, noun="image")
+    dataset.ImageType = ["DERIVED", "SECONDARY"]
+    dataset.ConversionType = "SYN"
+    if study.domain != "chest_xray":
+        dataset.PatientOrientation = None  # highdicom asks for one, but here none is known
+    if labels:
+        words = "; ".join(f"{name}: {value}" for name, value in sorted(labels.items()))
+        dataset.ImageComments = words[:10240]
     dataset.save_as(path, enforce_file_format=True)
+    return dataset
 
 
-def _highdicom():
+def open_highdicom() -> Any:
+    """Return highdicom. Raises DataError where it is not installed."""
     try:
         import highdicom
         import highdicom.sc
+        import highdicom.seg
     except ImportError:
         raise DataError(
             "dicom needs highdicom, which is not installed: pip install 'medsynth[export]'"
@@ -123,10 +131,11 @@ def _highdicom():
     return highdicom
 
 
-def _equipment(highdicom: Any, study: Study) -> Any:
+def equipment(study: Study) -> Any:
+    """Return what says that a model made a data set."""
     from highdicom.sr.coding import CodedConcept
 
-    return highdicom.ContributingEquipment(
+    return open_highdicom().ContributingEquipment(
         manufacturer="medsynth",
         manufacturer_model_name="medsynth",
         software_versions=__version__,
@@ -140,22 +149,16 @@ def _made_by(study: Study) -> str:
     return f"Made by a generative model, medsynth {__version__}; {digests}"[:LONGEST]
 
 
-def _say_synthetic(dataset: Any, study: Study, labels: Mapping[str, str]) -> None:
+def say_synthetic(dataset: Any, study: Study, *, noun: str) -> None:
+    """Mark an image or a mask as synthetic, and take the clock's words out of it."""
     dataset.SyntheticData = "YES"
-    dataset.ImageType = ["DERIVED", "SECONDARY"]
-    dataset.ConversionType = "SYN"
     dataset.DerivationDescription = (
-        f"Synthetic image, no patient was imaged; not for clinical use. {_made_by(study)}"
+        f"Synthetic {noun}, no patient was imaged; not for clinical use. {_made_by(study)}"
     )[:LONGEST]
     dataset.PatientIdentityRemoved = "YES"
     dataset.DeidentificationMethod = "Synthetic: there is no patient"
     dataset.ContentQualification = "RESEARCH"
     dataset.SeriesDescription = f"Synthetic {domains.domain(study.domain).title}"[:64]
-    if study.domain != "chest_xray":
-        dataset.PatientOrientation = None  # highdicom asks for one, but here none is known
-    if labels:
-        words = "; ".join(f"{name}: {value}" for name, value in sorted(labels.items()))
-        dataset.ImageComments = words[:10240]
     for part in (dataset, *dataset.ContributingEquipmentSequence):
         for keyword in UNTOLD:
             if keyword in part:
@@ -167,14 +170,18 @@ def check(path: Path) -> Iterable[str]:
     and the marks that say that it is synthetic. Needs pydicom alone; reads no pixel."""
     import pydicom
 
+    from . import segmentation
+
     dataset = pydicom.dcmread(path, stop_before_pixels=True)
-    for keyword, kind in REQUIRED.items():
+    kinds = {SECONDARY_CAPTURE: REQUIRED, segmentation.SEGMENTATION: segmentation.REQUIRED}
+    required = kinds.get(dataset.get("SOPClassUID"))
+    if required is None:
+        yield "is no Secondary Capture image and no segmentation"
+    for keyword, kind in (required or REQUIRED).items():
         if keyword not in dataset:
             yield f"has no {keyword}"
         elif kind == "1" and dataset[keyword].is_empty:
             yield f"has an empty {keyword}"
-    if dataset.get("SOPClassUID") != SECONDARY_CAPTURE:
-        yield "is no Secondary Capture image"
     if dataset.get("SyntheticData") != "YES" or not _is_synthesized(dataset):
         yield "does not say that it is synthetic"
     if not str(dataset.get("PatientID", "")).startswith("SYN-"):

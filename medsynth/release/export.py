@@ -21,10 +21,10 @@ from ..errors import DataError, RefusedError
 from ..finding import Finding, Verdict, write_findings
 from ..protocol import Protocol, to_yaml
 from ..runtime import digest_bytes, digest_file, digest_files, write_json, write_text
-from . import formats
+from . import formats, masks
 from .cards import CardData, card, count_labels
 from .descriptions import croissant, ro_crate
-from .formats import RESERVED_COLUMNS, columns
+from .formats import columns, own_columns
 from .gate import contradictions, digest_findings
 from .ledger import NAME, published
 from .ledger import faults as ledger_faults
@@ -80,6 +80,8 @@ def write_release(
         raise RefusedError("this can't be released", reasons)
     _require_empty(folder)
     images = _write_images(folder / IMAGES, cohort)
+    classes = masks.classes_of(cohort, protocol)
+    drawn = masks.write_masks(folder, cohort, classes)
     write_text(folder / METADATA, _metadata(cohort, images))
     public, redacted = publishable(protocol)
     write_text(folder / "protocol.yaml", to_yaml(public))
@@ -87,9 +89,9 @@ def write_release(
     write_json(folder / "verdict.json", verdict.to_dict())
     if ledger is not None:
         published(ledger).write(folder / NAME)
-    _write_pages(folder, cohort, public, findings, verdict, split)
+    _write_pages(folder, cohort, public, findings, verdict, split, classes)
     made_by = {**models, "protocol": protocol.digest}
-    contents = formats.Contents(cohort, folder / IMAGES, made_by)
+    contents = formats.Contents(cohort, folder / IMAGES, made_by, classes)
     formats.write(folder, (*protocol.card.formats, *also), contents)
     _describe(folder, cohort, protocol)
     write_json(
@@ -110,6 +112,7 @@ def write_release(
             "findings": digest_file(folder / "findings.jsonl"),
             "verdict": digest_file(folder / "verdict.json"),
             "images": images,
+            **({"masks": drawn, "classes": list(classes.values())} if drawn else {}),
         },
     )
     write_text(folder / "SHA256SUMS", sums(folder))
@@ -156,6 +159,7 @@ def _reasons(
         yield "no image remains"
     yield from _not_synthetic(cohort)
     yield from _not_nameable(cohort)
+    yield from masks.faults(cohort, protocol)
     yield from _not_as_judged("synthetic", "cohort", cohort.digest, verdict)
     yield from _not_as_judged("evidence", "findings", digest_findings(findings), verdict)
     yield from _not_as_judged("protocol", "protocol", protocol.digest, verdict)
@@ -212,10 +216,11 @@ def _metadata(cohort: Cohort, images: Iterable[str]) -> str:
     attributes = columns(cohort)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*RESERVED_COLUMNS, *attributes])
+    writer.writerow([*own_columns(cohort), *attributes])
     for name, record in zip(images, cohort.records, strict=True):
         labels = [record.labels.get(attribute, "") for attribute in attributes.values()]
-        writer.writerow([PurePosixPath(name).name, record.id, *labels])
+        mask = [] if cohort.masks is None else [f"../{masks.FOLDER}/{record.id}.png"]
+        writer.writerow([PurePosixPath(name).name, record.id, *mask, *labels])
     return text.getvalue()
 
 
@@ -224,8 +229,9 @@ def _describe(folder: Path, cohort: Cohort, protocol: Protocol) -> None:
     described = croissant(
         protocol.card,
         name=protocol.name,
-        columns=(*RESERVED_COLUMNS, *columns(cohort)),
+        columns=(*own_columns(cohort), *columns(cohort)),
         metadata_sha256=digest_file(folder / METADATA),
+        masks=cohort.masks is not None,
     )
     write_json(folder / CROISSANT, described)
     parts = {f"{path.name}/": "" for path in sorted(folder.iterdir()) if path.is_dir()}
@@ -241,6 +247,7 @@ def _write_pages(
     findings: Mapping[str, Finding],
     verdict: Verdict,
     split: Mapping[str, Any],
+    classes: Mapping[int, str],
 ) -> None:
     labels = count_labels([record.labels for record in cohort.records])
     words = CardData(
@@ -250,6 +257,7 @@ def _write_pages(
         findings=findings,
         verdict=verdict,
         split=split,
+        classes=classes,
     )
     write_text(folder / "README.md", card(words))
     page = PublicReport(

@@ -10,7 +10,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from ..cohort import Cohort
 from ..errors import DataError
 from ..runtime import write_json
+from .masks import COLUMN, encode_mask
 
 RESERVED_COLUMNS = ("file_name", "id")
 IMAGES_A_TABLE, IMAGES_A_TAR = 10_000, 1_000
@@ -27,14 +28,18 @@ MISSING = -1
 @dataclass(frozen=True)
 class Contents:
     """What is packed: the cohort, the folder of its PNG files, and what the images were made by,
-    digests by name."""
+    digests by name. `classes` are what its masks' values mean; none where it has no masks."""
 
     cohort: Cohort
     images: Path
     digests: Mapping[str, str]
+    classes: Mapping[int, str] = field(default_factory=dict)
 
     def png(self, number: int) -> bytes:
         return (self.images / f"{self.cohort.records[number].id}.png").read_bytes()
+
+    def mask(self, number: int) -> bytes:
+        return encode_mask(self.cohort.masks[number])
 
 
 Writer = Callable[[Path, Contents], None]
@@ -51,12 +56,19 @@ def columns(cohort: Cohort) -> dict[str, str]:
     """Return {column: attribute} of all labels; an attribute whose name is a column of the table
     already is the column `label_NAME`."""
     attributes = sorted({name for record in cohort.records for name in record.labels})
-    return {f"label_{name}" if name in RESERVED_COLUMNS else name: name for name in attributes}
+    taken = own_columns(cohort)
+    return {f"label_{name}" if name in taken else name: name for name in attributes}
+
+
+def own_columns(cohort: Cohort) -> tuple[str, ...]:
+    """Return the columns of the table that are no labels."""
+    return RESERVED_COLUMNS if cohort.masks is None else (*RESERVED_COLUMNS, COLUMN)
 
 
 def parquet(folder: Path, contents: Contents) -> None:
     """Write tables with the columns image, id and the labels, as `datasets` and pandas read them;
-    an image is {bytes, path} with the PNG in it, an unknown label is null.
+    an image is {bytes, path} with the PNG in it, an unknown label is null. Masks are the column
+    mask, as images.
 
     Raises DataError where pyarrow is not installed.
     """
@@ -64,10 +76,11 @@ def parquet(folder: Path, contents: Contents) -> None:
     cohort = contents.cohort
     names = columns(cohort)
     image = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
-    features = {"image": {"_type": "Image"}}
+    pictures = ("image",) if cohort.masks is None else ("image", COLUMN)
+    features = {name: {"_type": "Image"} for name in pictures}
     features |= {name: {"dtype": "string", "_type": "Value"} for name in ("id", *names)}
     schema = arrow.schema(
-        [("image", image), ("id", arrow.string()), *((name, arrow.string()) for name in names)],
+        [*((name, image) for name in pictures), *((n, arrow.string()) for n in ("id", *names))],
         metadata={"huggingface": json.dumps({"info": {"features": features}})},
     )
     parts = list(_parts(len(cohort), IMAGES_A_TABLE))
@@ -95,19 +108,24 @@ def _pyarrow():
 def _row(contents: Contents, number: int, names: Mapping[str, str]) -> dict:
     record = contents.cohort.records[number]
     labels = {column: record.labels.get(attribute) for column, attribute in names.items()}
-    image = {"bytes": contents.png(number), "path": f"{record.id}.png"}
-    return {"image": image, "id": record.id, **labels}
+    row = {"image": {"bytes": contents.png(number), "path": f"{record.id}.png"}}
+    if contents.classes:
+        row[COLUMN] = {"bytes": contents.mask(number), "path": f"{record.id}.png"}
+    return {**row, "id": record.id, **labels}
 
 
 def webdataset(folder: Path, contents: Contents) -> None:
-    """Write tar files with ID.png and ID.json, the image's labels, as `webdataset` reads them."""
+    """Write tar files with ID.png and ID.json, the image's labels, as `webdataset` reads them, and
+    ID.mask.png where there are masks."""
     cohort = contents.cohort
     for number, part in enumerate(_parts(len(cohort), IMAGES_A_TAR)):
         with tarfile.open(folder / f"cohort-{number:06d}.tar", "w") as tar:
             for i in part:
                 record = cohort.records[i]
                 labels = json.dumps(dict(sorted(record.labels.items())), ensure_ascii=False)
-                for name, data in (("png", contents.png(i)), ("json", labels.encode())):
+                parts = [("png", contents.png(i)), ("json", labels.encode())]
+                parts += [("mask.png", contents.mask(i))] if contents.classes else []
+                for name, data in parts:
                     member = tarfile.TarInfo(f"{record.id}.{name}")  # no clock, no owner
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
@@ -115,7 +133,8 @@ def webdataset(folder: Path, contents: Contents) -> None:
 
 def npz(folder: Path, contents: Contents) -> None:
     """Write cohort.npz with MedMNIST's keys, all in `train`: images (N, H, W) or (N, H, W, 3) and
-    labels (N, attributes) int16, places in labels.json's lists, -1 where one is not known."""
+    labels (N, attributes) int16, places in labels.json's lists, -1 where one is not known; and
+    train_masks (N, H, W) where there are masks."""
     cohort = contents.cohort
     values = {
         attribute: sorted({r.labels[attribute] for r in cohort.records if attribute in r.labels})
@@ -127,6 +146,7 @@ def npz(folder: Path, contents: Contents) -> None:
         labels[:, column] = [place.get(r.labels.get(attribute), MISSING) for r in cohort.records]
     pixels = cohort.pixels[..., 0] if cohort.channels == 1 else cohort.pixels
     arrays = {"train_images": pixels, "train_labels": labels}
+    arrays |= {} if cohort.masks is None else {"train_masks": np.asarray(cohort.masks)}
     for part in ("val", "test"):  # its readers expect them
         arrays |= {f"{part}_images": pixels[:0], f"{part}_labels": labels[:0]}
     np.savez_compressed(folder / "cohort.npz", **arrays)
@@ -134,18 +154,23 @@ def npz(folder: Path, contents: Contents) -> None:
 
 
 def dicom(folder: Path, contents: Contents) -> None:
-    """Write ID.dcm, a Secondary Capture image that says that it is synthetic; see dicom.py."""
+    """Write ID.dcm, a Secondary Capture image that says that it is synthetic (dicom.py), and its
+    mask as a segmentation, ID.seg.dcm."""
     from .dicom import Study, write_image
+    from .segmentation import write_segmentation
 
     study = Study(contents.cohort.digest, contents.cohort.domain, contents.digests)
     for number, record in enumerate(contents.cohort.records):
-        write_image(
+        image = write_image(
             folder / f"{record.id}.dcm",
             contents.cohort.pixels[number],
             study,
             number=number + 1,
             labels=record.labels,
         )
+        if contents.classes:
+            mask, path = contents.cohort.masks[number], folder / f"{record.id}.seg.dcm"
+            write_segmentation(path, mask, image, study, classes=contents.classes)
 
 
 def _parts(count: int, size: int) -> Iterator[range]:

@@ -21,7 +21,10 @@ from .wording import count, pair, quantity
 if TYPE_CHECKING:
     from ..protocol import Rule
 
-STRENGTH = ("memorization.smallest_rate",)  # of the evidence: says nothing against the images
+STRENGTH = (
+    "memorization.smallest_rate",
+    "masks.smallest_rate",
+)  # of the evidence: says nothing against the images
 REMEDIES = (
     (
         "memorization.smallest_rate",
@@ -32,11 +35,14 @@ REMEDIES = (
     ("memorization.recall", "more planted copies (validate.planted) narrow it"),
     ("memorization.p_value", "more permutations (validate.permutations) narrow it"),
     ("memorization", "more synthetic images (sample.images) or held-out patients narrow it"),
+    ("masks", "more synthetic images (sample.images) or held-out patients with masks narrow it"),
+    ("pairs", "more synthetic images (sample.images) narrow it"),
     ("fidelity", "more synthetic images (sample.images) or held-out patients narrow it"),
     ("reconstruction", "more held-out patients narrow it"),
     ("canary", "more canaries (diffusion.canaries.count) narrow it"),
 )
 QUARANTINED = "memorization.quarantined"
+MASKS_QUARANTINED = "masks.quarantined"
 CLAIMED, SHOWN = "privacy.epsilon", "canary.epsilon"
 PASS_MEANS = "A pass means: no leakage was found by these tests, with these limits."
 PASS_IS_NOT = (
@@ -100,10 +106,11 @@ def _remember(attempt: int) -> Judgement:
 
 
 def _nothing_left(findings: Mapping[str, Finding]) -> Iterable[Judgement]:
-    taken = findings.get(QUARANTINED)
-    if taken is not None and taken.value >= 1:
-        reason = f"{QUARANTINED}: every image was quarantined, so there is nothing to leave."
-        yield Judgement(QUARANTINED, "an image must remain", "refused", taken.value, reason)
+    for name in (QUARANTINED, MASKS_QUARANTINED):
+        taken = findings.get(name)
+        if taken is not None and taken.value >= 1:
+            reason = f"{name}: every image was quarantined, so there is nothing to leave."
+            yield Judgement(name, "an image must remain", "refused", taken.value, reason)
 
 
 def _refuted(findings: Mapping[str, Finding]) -> Iterable[Judgement]:

@@ -28,6 +28,7 @@ from . import wording
 from .cards import not_measured, split_rows, study_rows
 from .charts import Curve, curve_svg, interval_bar, is_logarithmic, power_curve
 from .gate import QUARANTINED, limits
+from .masks import palette
 from .pictures import marks, png_size
 
 GROUP = re.compile(r"memorization\.p_value\.([^.]+)\.([^.]+)")
@@ -102,7 +103,7 @@ def private_report(data: PrivateReport) -> str:
 
 def public_report(data: PublicReport) -> str:
     """Return the page that leaves with the release: synthetic images and findings only."""
-    return _page(data, private=False, panels=[_samples(data.cohort)])
+    return _page(data, private=False, panels=_samples(data.cohort))
 
 
 def _page(data: PrivateReport | PublicReport, *, private: bool, panels: Sequence[Panel]) -> str:
@@ -184,8 +185,9 @@ def _say_quarantined(findings: Mapping[str, Finding]) -> str:
     )
 
 
-def _samples(cohort: Cohort) -> Panel:
-    """Return images spread evenly over the cohort, so that no one picked the good ones."""
+def _samples(cohort: Cohort) -> list[Panel]:
+    """Return images spread evenly over the cohort, so that no one picked the good ones; and their
+    masks, if they have any."""
     shown = np.unique(np.linspace(0, len(cohort) - 1, SHOWN_IMAGES).astype(int))
     scale = max(1, SHOWN_PX // cohort.size_px)
     png = grid_png(cohort.pixels[shown], columns=SHOWN_COLUMNS, scale=scale, marks=marks())
@@ -194,7 +196,12 @@ def _samples(cohort: Cohort) -> Panel:
         f"{wording.count(len(cohort), 'image')} of the cohort, none chosen by hand. Every one is "
         f"synthetic."
     )
-    return Panel("Synthetic images", caption, png)
+    panels = [Panel("Synthetic images", caption, png)]
+    if cohort.masks is not None:
+        drawn = palette()[cohort.masks[shown]]
+        png = grid_png(drawn, columns=SHOWN_COLUMNS, scale=scale, marks=marks())
+        panels.append(Panel("Their masks", "Of the same images, in the same order.", png))
+    return panels
 
 
 def shown_size(png: bytes) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from ..errors import MedsynthError
 from ..finding import Verdict, read_findings, read_verdict
 from ..protocol import digest_as_written, load
 from ..runtime import digest_file, read_json
-from . import ledger
+from . import ledger, masks
 from .export import FORMAT, IMAGES, METADATA, OWN_FILES
 from .gate import contradictions, digest_findings
 from .pictures import is_marked, png_size
@@ -140,11 +140,13 @@ def _check_manifest(listed: dict[str, str], manifest: dict[str, Any]) -> Iterabl
         "findings.jsonl": manifest["findings"],
         "verdict.json": manifest["verdict"],
         **manifest["images"],
+        **manifest.get("masks", {}),
     }
     for name, digest in said.items():
         if listed.get(name) != digest:
             yield f"{name}: manifest.json and SHA256SUMS do not agree on it"
-    pictures = {name for name in listed if name.startswith(f"{IMAGES}/") and name != METADATA}
+    folders, tables = (f"{IMAGES}/", f"{masks.FOLDER}/"), (METADATA, masks.CLASSES)
+    pictures = {name for name in listed if name.startswith(folders) and name not in tables}
     for name in sorted(pictures - said.keys()):
         yield f"{name}: is not in manifest.json"
 
@@ -156,8 +158,11 @@ def _check_images(folder: Path, manifest: dict[str, Any]) -> Iterable[str]:
     if not manifest.get("images"):
         yield f"{IMAGES}: the release has no image"
         return
-    side = manifest["image"]["size_px"]
-    for name in manifest["images"]:
+    side, masked = manifest["image"]["size_px"], manifest.get("masks", {})
+    names = [{PurePosixPath(name).name for name in part} for part in (manifest["images"], masked)]
+    if masked and names[0] != names[1]:
+        yield f"{masks.FOLDER}: there is not one mask for each image"
+    for name in (*manifest["images"], *masked):
         path = folder / name
         if not path.is_file():
             continue  # already said by the check of files
@@ -178,6 +183,9 @@ def _check_metadata(folder: Path, manifest: dict[str, Any]) -> Iterable[str]:
     named = [f"{IMAGES}/{row['file_name']}" for row in rows]
     if sorted(named) != sorted(manifest.get("images", {})):
         yield f"{METADATA}: its {len(rows)} rows are not the images of manifest.json"
+    pointed = [row[masks.COLUMN] for row in rows] if manifest.get("masks") else []
+    if sorted(pointed) != sorted(f"../{name}" for name in manifest.get("masks", {})):
+        yield f"{METADATA}: its {len(pointed)} masks are not those of manifest.json"
     if len({row["id"] for row in rows}) != len(rows):
         yield f"{METADATA}: an id comes twice"
 

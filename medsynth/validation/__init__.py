@@ -18,6 +18,7 @@ from ..protocol import Validate
 
 if TYPE_CHECKING:
     from .losses import Model
+    from .paired import Paired
 
 Images = np.ndarray
 """(N, C, H, W) float32 in [-1, 1]."""
@@ -35,6 +36,7 @@ class Case:
     tables of single patients, which never leave the hospital. `budget` is what epsilon holds for
     the images; None where none is claimed. `model` is what somebody with the weights could ask;
     None where there are none. `canaries` were planted for it to learn; None where none were.
+    `paired` is what masks are judged by, where the synthetic images have some; None where not.
     `level` is that of the gate's rule on the cohort's test, of which attempt j gets 1 / 2^j.
     `progress` is told (what, share).
     """
@@ -52,6 +54,7 @@ class Case:
     budget: Coverage | None = None
     model: Model | None = None
     canaries: Canaries | None = None
+    paired: Paired | None = None
     level: float = 0.05
     progress: Callable[[str, float], None] = lambda what, share: None
 
@@ -67,6 +70,7 @@ def measures() -> Mapping[str, Measure]:
         fidelity,
         identity,
         memorization,
+        paired,
         privacy,
         reconstruction,
         weights,
@@ -76,15 +80,17 @@ def measures() -> Mapping[str, Measure]:
         "reconstruction": reconstruction.measure,
         "fidelity": fidelity.measure,
         "memorization": memorization.measure,
+        "masks": paired.measure_masks,
         "regions": copied_regions.measure,
         "identity": identity.measure,
         "membership": weights.measure,
         "canary": canary.measure,
         "privacy": privacy.measure,
+        "pairs": paired.measure_pairs,
     }
 
 
-QUALITY = ("fidelity", "reconstruction")
+QUALITY = ("fidelity", "reconstruction", "pairs")
 
 
 def measure_all(case: Case) -> list[Finding]:

@@ -27,7 +27,7 @@ from .statistics import clopper_pearson, share_at_attempts
 if TYPE_CHECKING:
     from .attack import Attack
 
-FILE = "quarantine.csv"
+FILE, MASKS = "quarantine.csv", "masks"
 BEARABLE = 0.01  # share of innocent images that may go so that one more space can be looked at
 
 
@@ -119,8 +119,15 @@ def write(folder: Path, cohort: Cohort, judged: Quarantine) -> None:
 
 
 def remaining(cohort: Cohort, folder: Path) -> Cohort:
-    """Return the images of a cohort that quarantine.csv in `folder` leaves, in their order."""
-    with (folder / FILE).open(newline="") as file:
-        taken = {row["synthetic"] for row in csv.DictReader(file) if row["quarantined"] != "0"}
+    """Return the images of a cohort that quarantine.csv in `folder` leaves, in their order; where
+    masks were judged too, in a folder of their own, an image goes with its mask."""
+    taken = _taken(folder / FILE)
+    if (folder / MASKS / FILE).exists():
+        taken |= _taken(folder / MASKS / FILE)
     kept = [i for i, record in enumerate(cohort.records) if record.id not in taken]
     return cohort if len(kept) == len(cohort) else cohort.take(kept)
+
+
+def _taken(path: Path) -> set[str]:
+    with path.open(newline="") as file:
+        return {row["synthetic"] for row in csv.DictReader(file) if row["quarantined"] != "0"}

@@ -5,8 +5,10 @@ from medsynth.data import phantoms
 from medsynth.data.control_files import origin_of, read_maps, say_origin, write_maps
 from medsynth.data.controls import (
     EXTRACTORS,
+    as_pictures,
     canny,
     extract,
+    harden,
     heat_map,
     hough,
     keypoints,
@@ -156,3 +158,17 @@ def test_photographs_are_no_masks_and_a_mask_is_as_large_as_its_image():
         values_of([np.arange(256, dtype=np.uint8)])
     with pytest.raises(DataError, match="as large as its image, 40 x 40 px, got 20 x 30"):
         bring(np.zeros((30, 20), np.uint8), (1,), np.zeros((1, 40, 40), np.float32), study())
+
+
+def test_a_pixel_shows_the_largest_class_where_classes_cover_enough_of_it():
+    shares = np.float32([[0.3, 0.3], [0.6, 0.0], [0.1, 0.2], [0.2, 0.2]]).T[None, :, None]
+    assert harden(shares, (3, 7), 0.5).tolist() == [[[3, 3, 0, 0]]]
+    assert harden(shares, (3, 7), 0.3).tolist() == [[[3, 3, 7, 3]]]
+    whole = one_hot(np.uint8([[[0, 3, 7]]]), (3, 7))
+    assert np.array_equal(harden(whole, (3, 7), 1.0), [[[0, 3, 7]]])
+
+
+def test_masks_as_pictures_have_a_grey_level_a_class():
+    pictures = as_pictures(np.uint8([[[0, 3, 7]]]), (3, 7), 3)
+    assert pictures.shape == (1, 1, 3, 3)
+    assert pictures[0, 0, :, 0].tolist() == [0, 128, 255]

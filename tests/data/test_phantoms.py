@@ -217,3 +217,30 @@ def test_unknown_format_is_refused(tmp_path):
         phantoms.write_folder(
             tmp_path, domain="fundus", patients=1, seed=0, size_px=16, formats=("bmp",)
         )
+
+
+# Masks --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("domain", phantoms.NAMES)
+@pytest.mark.parametrize("image", [0, 1])
+def test_a_mask_lies_where_its_image_shows_the_structure(domain, image):
+    pixels, _ = phantoms.draw(domain, 2, image, 0, SIZE)
+    mask = phantoms.draw_mask(domain, 2, image, 0, SIZE)
+    assert set(np.unique(mask)) == set(range(len(phantoms.structures(domain)) + 1))
+    bright = pixels[..., min(1, pixels.shape[2] - 1)].astype(float)
+    lit = bright > 10  # not the black around a field of view
+    assert bright[(mask == 1) & lit].mean() < 0.9 * bright[(mask == 0) & lit].mean()
+    elsewhere = np.roll(mask, SIZE // 2, 1)
+    assert bright[mask == 1].mean() < bright[(elsewhere == 1) & lit].mean() - 10
+
+
+def test_masks_are_written_under_their_images_names(tmp_path):
+    masks = tmp_path / "masks"
+    phantoms.write_folder(
+        tmp_path / "raw", domain="fundus", patients=2, seed=3, size_px=32, masks=masks
+    )
+    images = {path.name for path in (tmp_path / "raw" / "images").iterdir()}
+    assert {path.name for path in masks.iterdir()} == images
+    with Image.open(masks / "p0001_1.png") as image:
+        assert np.array_equal(image, phantoms.draw_mask("fundus", 1, 1, 3, 32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -34,6 +35,13 @@ def cohort(
         for p, i in keys
     )
     return Cohort(name, records, np.stack([pixels(name, p, i) for p, i in keys]))
+
+
+def masked(plain: Cohort) -> Cohort:
+    """Give a cohort of phantoms the masks that belong to its images."""
+    keys = [record.id.rsplit("-", 2)[1:] for record in plain.records]
+    masks = [phantoms.draw_mask(plain.domain, int(p), int(i), 5, SIZE_PX) for p, i in keys]
+    return replace(plain, masks=np.stack(masks))
 
 
 def stand_in_lens(channels: int = 3) -> Callable[[np.ndarray], np.ndarray]:

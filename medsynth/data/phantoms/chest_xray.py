@@ -58,6 +58,7 @@ HEART = np.array(
 )
 CLAVICLE = np.array([[0.09, -0.55], [0.28, -0.60], [0.48, -0.70], [0.78, -0.74]])
 RIBS = 10
+STRUCTURES = ("lung", "heart")
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,19 @@ def draw(
     shot: np.random.Generator,
     image: int,
     size_px: int,
-) -> tuple[np.ndarray, dict[str, str]]:
-    """Draw one visit, (H, W, 1) float32 in [0, 1]; whether there is an opacity is the visit's."""
+) -> tuple[np.ndarray, dict[str, str], np.ndarray]:
+    """Draw one visit, (H, W, 1) float32 in [0, 1]; whether there is an opacity is the visit's; and
+    the shares of each pixel that are lung beside the heart and heart, (2, H, W)."""
     anatomy = _anatomy(person)
     pose = (shot.normal(0, 0.015), shot.normal(0, 0.02, 2), shot.normal(1.0, 0.015))
     dense = _soft_tissue(anatomy, pose, size_px) + _bones(anatomy, pose, size_px)
     opaque = bool(shot.random() < 0.5)
     if opaque:
         dense = dense + _opacity(shot, anatomy, pose, size_px)
-    return _on_film(dense, shot, size_px), {"finding": "opacity" if opaque else "normal"}
+    heart = _filled([anatomy.heart], anatomy, pose, size_px)
+    lungs = _filled(list(anatomy.lungs), anatomy, pose, size_px) * (1 - heart)
+    labels = {"finding": "opacity" if opaque else "normal"}
+    return _on_film(dense, shot, size_px), labels, np.stack([lungs, heart])
 
 
 def _anatomy(rng: np.random.Generator) -> Anatomy:

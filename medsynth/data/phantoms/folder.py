@@ -41,12 +41,34 @@ def write(
         for image in range(images_each):
             kind = formats[len(rows) % len(formats)]
             pixels, labels = draw(domain, patient, image, seed, size_px)
-            name = f"images/p{patient:04d}_{image}{SUFFIXES[kind]}"
+            name = f"images/{_name(patient, image)}{SUFFIXES[kind]}"
             number = len(rows) // len(formats)
             _write_image(folder / name, pixels, kind, number=number)
             rows.append({"path": name, "patient_id": f"P{patient:04d}", **labels})
     rows += _write_bad(folder, rows, bad_files)
     _write_table(folder / "labels.csv", rows)
+
+
+def write_masks(
+    folder: Path,
+    draw_mask: Callable[[str, int, int, int, int], np.ndarray],
+    *,
+    domain: str,
+    patients: int,
+    seed: int,
+    size_px: int,
+    images_each: int,
+) -> None:
+    """Write the mask of each image as a PNG of its name, whose values are the classes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for patient in range(patients):
+        for image in range(images_each):
+            mask = draw_mask(domain, patient, image, seed, size_px)
+            Image.fromarray(mask).save(folder / f"{_name(patient, image)}.png")
+
+
+def _name(patient: int, image: int) -> str:
+    return f"p{patient:04d}_{image}"
 
 
 def _write_image(path: Path, pixels: np.ndarray, kind: Format, *, number: int) -> None:

@@ -11,7 +11,9 @@ from . import canvas
 POINTS = 16  # of one vessel
 VEIN = np.float32([0.50, 1.15, 0.90])  # absorbance of red, green, blue
 ARTERY = np.float32([0.22, 0.80, 0.62])
+BLOOD = ((True, VEIN), (False, ARTERY))
 SUPERIOR_AND_INFERIOR = np.array([-1.0, 1.0])
+STRUCTURES = ("vessel",)
 
 
 @dataclass(frozen=True)
@@ -42,22 +44,27 @@ def draw(
     shot: np.random.Generator,
     image: int,
     size_px: int,
-) -> tuple[np.ndarray, dict[str, str]]:
-    """Draw one photograph, (H, W, 3) float32 in [0, 1]: even images are right eyes, odd left."""
+) -> tuple[np.ndarray, dict[str, str], np.ndarray]:
+    """Draw one photograph, (H, W, 3) float32 in [0, 1]: even images are right eyes, odd left; and
+    the share of each pixel that a vessel covers, (1, H, W)."""
     habit = _habit(person)
     pose = _pose(shot, first=image < 2)
     trees = _tree(part, habit)
     lesions = _lesions(part, habit)
     light = _light(shot, habit, pose, size_px, part)
-    light = _draw_vessels(light, trees, habit, pose, size_px)
+    covered = _cover(trees, habit, pose, size_px)
+    light = light * np.exp(-sum(covered[vein][..., None] * colour for vein, colour in BLOOD))
     light = _draw_lesions(light, lesions, pose, size_px) if habit.sick else light
     picture = _through_the_camera(light, shot, size_px)
     left = image % 2 == 1
+    vessels = (np.maximum(*covered.values()) * _field(size_px))[None]
     labels = {
         "disease": "diabetic_retinopathy" if habit.sick else "healthy",
         "laterality": "left" if left else "right",
     }
-    return (picture[:, ::-1] if left else picture), labels
+    if left:
+        picture, vessels = picture[:, ::-1], vessels[..., ::-1]
+    return picture, labels, vessels
 
 
 def _habit(rng: np.random.Generator) -> Habit:
@@ -156,13 +163,10 @@ def _grow(
     return start[:, None] + np.cumsum(steps, axis=1)
 
 
-def _draw_vessels(
-    light: np.ndarray,
-    trees: list[Vessels],
-    habit: Habit,
-    pose: tuple[float, np.ndarray],
-    size_px: int,
-) -> np.ndarray:
+def _cover(
+    trees: list[Vessels], habit: Habit, pose: tuple[float, np.ndarray], size_px: int
+) -> dict[bool, np.ndarray]:
+    """Return how far veins (True) and arteries cover each pixel, (H, W)."""
     masks = {True: canvas.Mask(size_px), False: canvas.Mask(size_px)}
     for vessels in trees:
         posed = _posed(vessels.points, pose)
@@ -172,11 +176,7 @@ def _draw_vessels(
     x, y = canvas.grid(size_px)
     # the centre of the fovea has no vessels
     seen = 1.0 - canvas.falloff(np.hypot(x - fovea[0], y - fovea[1]), 0.07, 0.22)
-    absorbed = sum(
-        (masks[vein].reduced() * seen)[..., None] * colour
-        for vein, colour in ((True, VEIN), (False, ARTERY))
-    )
-    return light * np.exp(-absorbed)
+    return {vein: mask.reduced() * seen for vein, mask in masks.items()}
 
 
 # Light and lesions --------------------------------------------------------------------------------
@@ -248,6 +248,11 @@ def _through_the_camera(light: np.ndarray, rng: np.random.Generator, size_px: in
     vignette = 1.0 - rng.uniform(0.22, 0.36) * ((x - centre[0]) ** 2 + (y - centre[1]) ** 2)
     light = light * (rng.uniform(0.88, 1.08) * vignette)[..., None]
     light = light + rng.normal(0, 0.008, light.shape)
+    return np.clip(light, 0, 1) * _field(size_px)[..., None] + np.float32(0.012)
+
+
+def _field(size_px: int) -> np.ndarray:
+    """Return the round field of view, (H, W) in [0, 1]."""
     field = canvas.Mask(size_px)
     field.polygons(canvas.ellipses(np.full((1, 2), 0.965), np.zeros(1), 120))
-    return np.clip(light, 0, 1) * field.reduced()[..., None] + np.float32(0.012)
+    return field.reduced()

@@ -11,6 +11,7 @@ from . import canvas
 HAEMATOXYLIN = np.float32([0.65, 0.70, 0.29])  # absorbance of red, green, blue (Ruifrok 2001)
 EOSIN = np.float32([0.09, 0.95, 0.28])
 TISSUES = ("stroma", "gland")
+STRUCTURES = ("nucleus",)
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ def draw(
     shot: np.random.Generator,
     image: int,
     size_px: int,
-) -> tuple[np.ndarray, dict[str, str]]:
-    """Draw one tile of about 0.12 mm, (H, W, 3) float32 in [0, 1]."""
+) -> tuple[np.ndarray, dict[str, str], np.ndarray]:
+    """Draw one tile of about 0.12 mm, (H, W, 3) float32 in [0, 1]; and the share of each pixel
+    that a nucleus covers, (1, H, W)."""
     slide = _slide(person)
     tissue = TISSUES[int(shot.integers(len(TISSUES)))]
     flow = shot.uniform(0, np.pi)
@@ -58,9 +60,15 @@ def draw(
     eosin, inside, lumen = _ground(shot, flow, glands, size_px)
     stroma = _stroma_nuclei(shot, slide, flow, len(glands) > 0)
     stroma = _outside(stroma, glands)
-    blue = np.maximum(_nuclei(shot, stroma, size_px), _lined(shot, slide, glands, size_px))
-    blue = blue * (1 - lumen) + 0.16 * inside * (1 - lumen)
-    return _stained(shot, slide, blue, eosin, size_px), {"tissue": tissue}
+    dark, nuclei = (
+        np.maximum(*both)
+        for both in zip(
+            _nuclei(shot, stroma, size_px), _lined(shot, slide, glands, size_px), strict=True
+        )
+    )
+    blue = dark * (1 - lumen) + 0.16 * inside * (1 - lumen)
+    tile = _stained(shot, slide, blue, eosin, size_px)
+    return tile, {"tissue": tissue}, (nuclei * (1 - lumen))[None]
 
 
 def _slide(rng: np.random.Generator) -> Slide:
@@ -171,8 +179,8 @@ def _outside(nuclei: Nuclei, glands: list[Gland]) -> Nuclei:
 
 
 def _lined(rng: np.random.Generator, slide: Slide, glands: list[Gland], size_px: int) -> np.ndarray:
-    """Line each gland's wall with upright nuclei near its base."""
-    drawn = np.zeros((size_px, size_px), np.float32)
+    """Line each gland's wall with upright nuclei near its base; as `_nuclei`."""
+    drawn = np.zeros((2, size_px, size_px), np.float32)
     for gland in glands:
         drawn = np.maximum(drawn, _nuclei(rng, _lining(rng, slide, gland), size_px))
     return drawn
@@ -196,13 +204,16 @@ def _lining(rng: np.random.Generator, slide: Slide, gland: Gland) -> Nuclei:
 
 
 def _nuclei(rng: np.random.Generator, nuclei: Nuclei, size_px: int) -> np.ndarray:
-    """Draw nuclei with a darker membrane and clumped chromatin, (H, W) in [0, about 1]."""
-    whole, core = canvas.Mask(size_px), canvas.Mask(size_px)
+    """Draw nuclei with a darker membrane and clumped chromatin, (H, W) in [0, about 1]; and the
+    share of each pixel that they cover: (2, H, W)."""
+    whole, core, outlines = (canvas.Mask(size_px) for _ in range(3))
     shapes = canvas.ellipses(nuclei.radii, nuclei.angles, 20) * _dents(rng, len(nuclei.dark), 20)
     whole.polygons(nuclei.centres[:, None] + shapes, nuclei.dark)
     core.polygons(nuclei.centres[:, None] + shapes * 0.74, nuclei.dark)
+    outlines.polygons(nuclei.centres[:, None] + shapes)
     chromatin = 0.10 * canvas.noise(rng, size_px, min(size_px, 48))
-    return whole.reduced() * (1 + chromatin) - 0.22 * core.reduced()
+    dark = whole.reduced() * (1 + chromatin) - 0.22 * core.reduced()
+    return np.stack([dark, outlines.reduced()])
 
 
 def _dents(rng: np.random.Generator, count: int, corners: int) -> np.ndarray:
