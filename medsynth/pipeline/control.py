@@ -94,7 +94,7 @@ def read_obedience(run: Run, name: str) -> dict[str, Finding]:
 
 
 def _fit(run: Run, folder: Path, masks: Masks | None, progress: Progress) -> None:
-    from ..models.denoiser import Denoiser
+    from ..models.prompted import open_denoiser
     from ..training.control import Examples
     from ..training.control import fit_control as train_control
     from ..training.diffusion import encode_views
@@ -118,7 +118,7 @@ def _fit(run: Run, folder: Path, masks: Masks | None, progress: Progress) -> Non
     train_control(
         examples["train"],
         examples["validation"],
-        Denoiser.load(run.folder / "diffusion"),
+        open_denoiser(run.folder / "diffusion"),
         autoencoder,
         run.protocol.control,
         run.protocol.diffusion,
@@ -149,7 +149,7 @@ def open_fitted(run: Run, name: str) -> Opened:
     """Open a fitted control. Raises StageError where there is none, and StaleError where what it
     was fitted to has changed since."""
     from ..models.control import Controlled, open_control
-    from ..models.denoiser import Denoiser
+    from ..models.prompted import open_denoiser
 
     folder = run.folder / "control" / name
     record = require_stage(folder, by="control sample")
@@ -162,7 +162,7 @@ def open_fitted(run: Run, name: str) -> Opened:
             f"control/{name} was fitted to another denoiser than the run has now: fit it again"
         )
     device = choose_device()
-    denoiser = Denoiser.load(run.folder / "diffusion").to(device)
+    denoiser = open_denoiser(run.folder / "diffusion").to(device)
     said = read_json(folder / SAYS)
     controlled = Controlled(denoiser, open_control(folder).to(device)).eval()
     return Opened(own, controlled, tuple(said["kinds"]), tuple(said["values"]), record.digest)

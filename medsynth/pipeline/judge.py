@@ -102,13 +102,13 @@ def open_lens(run: Run) -> Callable[[np.ndarray], np.ndarray]:
 
 def open_model(run: Run) -> Model:
     """Return what somebody who had the run's weights could ask of them."""
-    from ..models.denoiser import Denoiser
+    from ..models.prompted import open_denoiser
     from ..validation.losses import open_model as ask
     from ..vocabulary import Vocabulary
 
     device, folder = choose_device(), run.folder / "diffusion"
     return ask(
-        Denoiser.load(folder).to(device),
+        open_denoiser(folder).to(device),
         open_autoencoder(run, device),
         Vocabulary.read(folder / "vocabulary.json"),
         run.protocol.diffusion,

@@ -25,6 +25,7 @@ from ..runtime import (
 from ..vocabulary import Vocabulary
 from . import choice
 from .autoencoder import fit_autoencoder
+from .prompted import take_base
 from .run import Progress, Run, open_autoencoder, parts_of, silent
 
 if TYPE_CHECKING:
@@ -33,14 +34,16 @@ if TYPE_CHECKING:
 
 
 def fit(run: Run, progress: Progress = silent) -> None:
-    """Train the lens, the autoencoder and the denoiser, each into a folder of its own."""
+    """Train the lens, the autoencoder and the denoiser, each into a folder of its own, or take over
+    what the protocol pins instead."""
     if run.protocol.diffusion.private is not None:
         _check_budget(run)
     if run.protocol.diffusion.choose is not None:
         choice.check_possible(run)
     run.build("lens", lambda folder: fit_lens(run, folder, progress), all_ranks=True)
     run.build("autoencoder", lambda folder: fit_autoencoder(run, folder, progress), all_ranks=True)
-    run.build("diffusion", lambda folder: fit_diffusion(run, folder, progress), all_ranks=True)
+    train = fit_diffusion if run.protocol.diffusion.base is None else take_base
+    run.build("diffusion", lambda folder: train(run, folder, progress), all_ranks=True)
 
 
 def _check_budget(run: Run) -> None:
@@ -245,10 +248,10 @@ def _sample(run: Run, folder: Path, progress: Progress) -> None:
 
 
 def _sampler(run: Run):
-    from ..models.denoiser import Denoiser
+    from ..models.prompted import open_denoiser
 
     device = choose_device()
-    draw = drawer(run, Denoiser.load(run.folder / "diffusion").to(device), device)
+    draw = drawer(run, open_denoiser(run.folder / "diffusion").to(device), device)
     return lambda numbers, conditions, seeds: draw(conditions, seeds)
 
 
