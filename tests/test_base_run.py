@@ -14,11 +14,12 @@ from medsynth.cohort import Cohort
 from medsynth.errors import DataError, ProtocolError, StageError
 from medsynth.pipeline.prompted import draft_base, take_base
 from medsynth.pipeline.run import silent
-from medsynth.runtime import digest_files, read_json, read_jsonl
+from medsynth.runtime import digest_files, read_json
 
 SHORT = {
     "lens.training.images": 64,
     "sample.images": 6,
+    "sample.steps": 2,
     "concept.vectors": 2,
     "concept.training.images": 64,
     "augment.children": 1,
@@ -79,9 +80,6 @@ def test_a_control_is_fitted_and_the_base_stays(run):
     before = parts(run)
     found = pipeline.fit_control(run, "canny")
     assert "control.canny.gain" in {finding.name for finding in found}
-    losses = [row["loss"] for row in read_jsonl(run.folder / "control/canny/log.jsonl")
-              if "loss" in row]  # fmt: skip
-    assert losses[-1] < losses[0]
     assert parts(run) == before
 
 
@@ -107,13 +105,24 @@ def test_a_base_must_be_the_one_that_is_pinned_and_described(run, folder, tmp_pa
     with pytest.raises(StageError, match=r'write objective: "eps", schedule: "scaled_linear", .*'
                        r"betas: \[0.00085, 0.012\]"):  # fmt: skip
         refused(run, tmp_path, folder, **{"diffusion.betas": None})
-    with pytest.raises(StageError, match="names view; the training patients' labels are: finding"):
+    with pytest.raises(
+        StageError, match="has places for view, and the training patients' labels are finding"
+    ):
         refused(run, tmp_path, folder, **{"diffusion.base.prompt": "a chest, {view}"})
-    with pytest.raises(StageError, match="7 is no multiple of 2"):
-        refused(
-            run, tmp_path, folder, **{"image.size_px": 56, "autoencoder.widths": [16, 16, 16, 16]}
-        )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("unet", "match"),
+    [
+        ({"in_channels": 3, "out_channels": 3}, "draws 3 latent channels, the autoencoder has 4"),
+        ({"block_out_channels": (8, 8, 8)}, "halves latents 2 times, and 10 is no multiple of 4"),
+    ],
+)
+def test_a_base_must_take_the_latents_that_there_are(unet, match, run, tmp_path):
+    other = write_base(tmp_path / "other", **unet)
+    with pytest.raises(StageError, match=match):
+        refused(run, tmp_path, other, **{"image.size_px": 40})
 
 
 def test_a_folder_that_is_no_base_is_named(tmp_path):
@@ -134,6 +143,11 @@ def test_a_folder_that_is_no_base_is_named(tmp_path):
 def test_protocol_says_what_does_not_fit_beside_a_base(changes, match, folder):
     with pytest.raises(ProtocolError, match=match):
         study(**{**asking(folder), **changes})
+
+
+def test_its_cost_is_not_foretold_on_made_up_patients(folder):
+    with pytest.raises(StageError, match="time one run with few"):
+        pipeline.foretell(study(**asking(folder)))
 
 
 def test_init_writes_a_protocol_with_the_base_pinned(folder, tmp_path):

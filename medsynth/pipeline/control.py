@@ -4,7 +4,7 @@ RUN/obedience/NAME. Both show, or remember, patients: they stay inside.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import numpy as np
 from .. import protocol
 from ..data import controls
 from ..data.control_files import split_kinds
-from ..errors import DataError, ProtocolError, StaleError
+from ..errors import DataError, ProtocolError
 from ..finding import Finding, write_findings
 from ..protocol import ControlKind, Protocol
 from ..runtime import (
@@ -21,13 +21,13 @@ from ..runtime import (
     ranks,
     read_json,
     require_stage,
-    stage_key,
     write_json,
     writes,
 )
 from ..vocabulary import Vocabulary
 from .learn import conditions_of_views, drawer
 from .mapped import Masks, mapped, stack
+from .obeyed import as_made, read_obedience
 from .run import Progress, Run, open_autoencoder, silent
 
 if TYPE_CHECKING:
@@ -80,14 +80,6 @@ def fit_control(
         inputs=run.inputs(stage) | given | {"control": fitted.digest},
     )
     return list(read_obedience(run, name).values())
-
-
-def read_obedience(run: Run, name: str) -> dict[str, Finding]:
-    """Return the findings on a control. Raises StageError where there are none yet."""
-    from ..finding import read_findings
-
-    require_stage(run.folder / "obedience" / name, by="control")
-    return read_findings(run.folder / "obedience" / name / "findings.jsonl")
 
 
 # Fitting ------------------------------------------------------------------------------------------
@@ -153,14 +145,7 @@ def open_fitted(run: Run, name: str) -> Opened:
 
     folder = run.folder / "control" / name
     record = require_stage(folder, by="control sample")
-    section = protocol.Control.model_validate(record.settings["control"], strict=False)
-    own = replace(run, protocol=run.protocol.model_copy(update={"control": section}))
-    inputs = own.inputs(f"control/{name}")
-    inputs |= {key: record.inputs[key] for key in record.inputs if key not in inputs}
-    if record.key != stage_key(inputs, own.settings(f"control/{name}")):
-        raise StaleError(
-            f"control/{name} was fitted to another denoiser than the run has now: fit it again"
-        )
+    own = as_made(run, f"control/{name}", record)
     device = choose_device()
     denoiser = open_denoiser(run.folder / "diffusion").to(device)
     said = read_json(folder / SAYS)

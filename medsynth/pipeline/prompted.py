@@ -70,11 +70,12 @@ def _check_noise(source: Path, settings: protocol.Diffusion) -> None:
 def _vocabulary(run: Run, prompt: str) -> Vocabulary:
     cohort, parts = parts_of(run)
     vocabulary = Vocabulary.from_labels(Frames(cohort, parts["train"]).labels)
-    if strange := sorted(named(prompt) - set(vocabulary.attributes)):
-        known = ", ".join(vocabulary.attributes) or "none"
+    told, known = named(prompt), set(vocabulary.attributes)
+    if told != known:
         raise StageError(
-            f"diffusion.base.prompt names {', '.join(strange)}; the training patients' labels are: "
-            f"{known}"
+            f"diffusion.base.prompt has places for {', '.join(sorted(told))}, and the training "
+            f"patients' labels are {', '.join(sorted(known)) or 'none'}: name each of them, so "
+            f"that no image has a label that was not told, or leave it out of data.label_columns"
         )
     return vocabulary
 
