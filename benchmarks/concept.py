@@ -26,7 +26,7 @@ from medsynth import pipeline, protocol, synthesis
 from medsynth.cohort import Cohort
 from medsynth.data import phantoms
 from medsynth.finding import Finding, write_findings
-from medsynth.models.denoiser import Denoiser
+from medsynth.models.prompted import open_denoiser
 from medsynth.pictures import grid_png
 from medsynth.pipeline.run import open_autoencoder
 from medsynth.release.pictures import encode_png
@@ -190,7 +190,7 @@ def _tokens(run: pipeline.Run) -> dict[str, dict[str, str]]:
 def _draw(run: pipeline.Run, labels: dict[str, str], count: int) -> np.ndarray:
     device = choose_device()
     return synthesis.sample(
-        Denoiser.load(run.folder / "diffusion").to(device),
+        open_denoiser(run.folder / "diffusion").to(device),
         open_autoencoder(run, device),
         Vocabulary.read(run.folder / "diffusion" / "vocabulary.json"),
         [labels] * count,

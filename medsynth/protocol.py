@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from . import domains
 from .errors import ProtocolError
 from .runtime import digest_json
+from .vocabulary import named
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -412,8 +413,37 @@ class Told(Section):
     told, and labels that a flip changes are changed."""
 
 
+class Base(Section):
+    """A text-conditioned network that somebody else trained, in the place of a denoiser of the
+    run's own (extra [text]). Nothing of it is trained: it is what samples, controls, concepts and
+    variations start from. Needs autoencoder.source: public, the base's own."""
+
+    weights: str
+    """A folder as diffusers saves a Stable Diffusion pipeline: unet/, text_encoder/, tokenizer/,
+    scheduler/, weights as safetensors; medsynth init --base DIR writes the whole section."""
+    sha256: Sha256
+    """The digest of these four."""
+    prompt: str
+    """What it is told, with label columns in braces: "a chest x-ray, {label}, {view} view". What
+    stands between two commas is left out where a label in it is not known."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _says_something(cls, prompt: str) -> str:
+        if not named(prompt):
+            raise ValueError(
+                "the prompt names no label: what is not told apart by a label is drawn from an "
+                'empty sentence; write for example "a chest x-ray, {label}"'
+            )
+        return prompt
+
+
 class Diffusion(Section):
     """The denoiser, a diffusers UNet2DConditionModel, and its noise schedule."""
+
+    base: Base | None = None
+    """A pinned text-conditioned network instead of one that is trained here: the knobs of network
+    and training below are then not used, and those of noise must be the base's; null trains."""
 
     widths: tuple[Count, ...] = (128, 256, 384)
     """Channels a level; each further level halves the latent."""
@@ -429,8 +459,11 @@ class Diffusion(Section):
     """What the network predicts: v, noise, or noise less image (rectified flow, arXiv
     2209.03003)."""
     schedule: Literal["scaled_linear", "cosine", "flow"] = "cosine"
-    """How noise grows; scaled_linear is Medfusion's, 0.002 to 0.02; flow is the straight line of
-    rectified flow, which ends in pure noise."""
+    """How noise grows; scaled_linear is Medfusion's and Stable Diffusion's; flow is the straight
+    line of rectified flow, which ends in pure noise."""
+    betas: tuple[Positive, Positive] | None = None
+    """First and last noise a step of scaled_linear; null is Medfusion's, 0.002 and 0.02. Stable
+    Diffusion's are 0.00085 and 0.012."""
     timesteps: Annotated[int, Field(ge=10)] = 1000
     """Steps of the schedule."""
     zero_terminal_snr: bool | None = None
@@ -463,6 +496,15 @@ class Diffusion(Section):
         images=3_200_000, batch=32, learning_rate=1e-4, warmup_images=10_000, weight_decay=0.01
     )
     """How it is trained."""
+
+    @model_validator(mode="after")
+    def _base_is_not_trained(self) -> Diffusion:
+        trained = ("private", "choose", "canaries", "told", "averages", "patience")
+        if self.base is not None and any(getattr(self, knob) is not None for knob in trained):
+            raise ValueError(f"base is not trained: with it, {', '.join(trained)} must be null")
+        if self.betas is not None and self.schedule != "scaled_linear":
+            raise ValueError("betas are those of schedule: scaled_linear")
+        return self
 
     @model_validator(mode="after")
     def _choice_is_not_free(self) -> Diffusion:
@@ -804,7 +846,18 @@ class Protocol(Section):
         return self
 
     @model_validator(mode="after")
+    def _base_has_its_own_latents(self) -> Protocol:
+        if self.diffusion.base is not None and self.autoencoder.source != "public":
+            raise ValueError(
+                "diffusion.base draws latents of its own autoencoder: take that over with "
+                "autoencoder.source: public"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sizes_fit(self) -> Protocol:
+        if self.diffusion.base is not None:
+            return self  # its own sizes count, and fit knows them
         step = self.autoencoder.downscale * 2 ** (len(self.diffusion.widths) - 1)
         if self.image.size_px % step:
             raise ValueError(

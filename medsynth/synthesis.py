@@ -13,9 +13,11 @@ import torch
 from . import protocol
 from .cohort import Cohort, Record, to_pixels
 from .models.autoencoder import Autoencoder
+from .models.concept import Taught
 from .models.control import Controlled
-from .models.denoiser import Denoiser, encode_conditions, guided, guided_times
+from .models.denoiser import encode_conditions, guided, guided_times
 from .models.diffusion import Schedule, noise_like
+from .models.prompted import AnyDenoiser
 from .models.solvers import solve
 from .runtime import derive_seed, ranks, write_bytes
 from .vocabulary import Vocabulary
@@ -25,7 +27,7 @@ Progress = Callable[[str, float], None]
 
 
 def sample(
-    denoiser: Denoiser | Controlled,
+    denoiser: AnyDenoiser | Taught | Controlled,
     autoencoder: Autoencoder,
     vocabulary: Vocabulary,
     conditions: Sequence[Labels],
@@ -67,7 +69,7 @@ def sample(
     return torch.cat(made).numpy()
 
 
-def _latent(denoiser: Denoiser, count: int, device: str) -> torch.Tensor:
+def _latent(denoiser: AnyDenoiser | Taught, count: int, device: str) -> torch.Tensor:
     config = denoiser.unet.config
     side = config.sample_size
     return torch.empty(count, config.in_channels, side, side, device=device)

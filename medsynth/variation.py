@@ -22,8 +22,9 @@ import torch
 from . import protocol
 from .models.autoencoder import Autoencoder
 from .models.concept import Taught
-from .models.denoiser import Denoiser, guided, guided_times
+from .models.denoiser import guided, guided_times
 from .models.diffusion import CLEAN, Denoise, Objective, Schedule, noise_like
+from .models.prompted import AnyDenoiser
 from .models.solvers import solve, walk
 
 
@@ -62,7 +63,7 @@ def walk_from(
 
 
 def vary(
-    denoiser: Denoiser | Taught,
+    denoiser: AnyDenoiser | Taught,
     autoencoder: Autoencoder,
     parents: Parents,
     strengths: Sequence[float],

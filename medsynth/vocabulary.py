@@ -7,6 +7,7 @@ later a learned concept, is one more row at the end, so that no existing token e
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from .errors import DataError
 from .runtime import read_json, write_json
 
 NULL = 0
+PLACE = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass(frozen=True)
@@ -88,3 +90,20 @@ class Vocabulary:
     def decode(self, tokens: Sequence[int]) -> dict[str, str]:
         """Return the labels of a condition; null tokens are left out."""
         return dict(self.tokens[token - 1] for token in tokens if token != NULL)
+
+
+def describe(prompt: str, labels: Mapping[str, str]) -> str:
+    """Return a sentence with labels in the places of `{attribute}`, underscores as spaces.
+
+    What stands between two commas is left out where an attribute in it is not known, and where
+    nothing at all is known the sentence is empty.
+    """
+    if not labels:
+        return ""
+    pieces = [piece for piece in prompt.split(",") if named(piece) <= labels.keys()]
+    return PLACE.sub(lambda place: labels[place[1]].replace("_", " "), ",".join(pieces)).strip()
+
+
+def named(prompt: str) -> set[str]:
+    """Return the attributes that a prompt has places for."""
+    return set(PLACE.findall(prompt))

@@ -1,6 +1,7 @@
 """A control of a tiny run: fitted, resumed, drawn from, and never released."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,12 +9,22 @@ import pytest
 from diffusers import ControlNetModel
 from PIL import Image
 from tiny import study, write_raw
+from typer.testing import CliRunner
 
 from medsynth import pipeline
+from medsynth.cli import app
 from medsynth.cohort import Cohort
-from medsynth.errors import DataError, MedsynthError, ProtocolError, RefusedError, StaleError
+from medsynth.errors import (
+    DataError,
+    MedsynthError,
+    ProtocolError,
+    RefusedError,
+    StageError,
+    StaleError,
+)
 from medsynth.release.export import write_release
 from medsynth.runtime import digest_files, read_json, read_stage
+from medsynth.validation.obedience import ignored
 
 KNOBS = {
     "control.training.images": 48,
@@ -21,6 +32,9 @@ KNOBS = {
     "control.training.warmup_images": 0,
     "control.images": 8,
 }
+
+
+KINDS = ("canny", "soft_edges", "keypoints", "hough")
 
 
 class Killed(Exception):
@@ -39,8 +53,9 @@ def finished(raw, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def controlled(finished):
-    """A control for edges and soft edges, fitted in the module's run."""
-    run = asking(finished, "canny", "soft_edges")
+    """A control for a free combination of kinds, fitted in the module's run; so little trained that
+    it is ignored."""
+    run = asking(finished, *KINDS)
     base = digest_files(finished / "diffusion")
     found = pipeline.fit_control(run, "edges")
     assert digest_files(finished / "diffusion") == base
@@ -54,7 +69,7 @@ def asking(folder, *kinds, **changes) -> pipeline.Run:
 
 def extract(raw, out, *, nobody: bool):
     pipeline.extract_controls(
-        raw / "images", out, ["canny", "soft_edges"], domain="chest_xray", size_px=32, nobody=nobody
+        raw / "images", out, KINDS, domain="chest_xray", size_px=32, nobody=nobody
     )
     return out
 
@@ -68,16 +83,22 @@ def few(tmp_path_factory):
 def test_a_fitted_control_is_a_diffusers_folder_and_its_obedience_is_found(controlled):
     folder, found = controlled
     net = ControlNetModel.from_pretrained(folder / "control" / "edges")
-    assert net.config.conditioning_channels == 2
-    names = {finding.name for finding in found}
-    assert {"control.canny.boundary_f1", "control.soft_edges.correlation_shuffled"} <= names
+    assert net.config.conditioning_channels == len(KINDS)
+    known = {finding.name: finding for finding in found}
+    for kind, name in (("canny", "boundary_f1"), ("soft_edges", "correlation"),
+                       ("keypoints", "point_error"), ("hough", "boundary_f1")):  # fmt: skip
+        own, best, chance = (known[f"control.{kind}.{name}{floor}"].value
+                             for floor in ("", "_reconstructed", "_shuffled"))  # fmt: skip
+        better = best < chance if name == "point_error" else best > chance
+        assert better
+        assert np.isfinite(own)
     log = (folder / "control" / "edges" / "log.jsonl").read_text().splitlines()
     assert {"validation_loss", "validation_loss_shuffled"} <= json.loads(log[-1]).keys()
 
 
 def test_killed_and_started_again_a_control_is_the_same(controlled, tmp_path):
     folder, _ = controlled
-    run = asking(folder, "canny", "soft_edges")
+    run = asking(folder, *KINDS)
 
     def dies(what, share):
         if what == "control" and share >= 0.5:
@@ -97,7 +118,7 @@ def test_killed_and_started_again_a_control_is_the_same(controlled, tmp_path):
 def test_the_same_command_again_does_nothing(controlled):
     folder, _ = controlled
     before = [read_stage(folder / part / "edges").finished for part in ("control", "obedience")]
-    pipeline.fit_control(asking(folder, "canny", "soft_edges"), "edges")
+    pipeline.fit_control(asking(folder, *KINDS), "edges")
     after = [read_stage(folder / part / "edges").finished for part in ("control", "obedience")]
     assert before == after
 
@@ -106,7 +127,7 @@ def test_images_under_patients_maps_are_derived_and_never_released(controlled, f
     folder, _ = controlled
     maps = extract(few, tmp_path / "maps", nobody=False)
     run = pipeline.open_run(folder)
-    cohort = pipeline.sample_controlled(run, "edges", maps, tmp_path / "out", labels={})
+    cohort = draw(run, maps, tmp_path / "out", {})
     assert {record.origin for record in cohort.records} == {"derived"}
     assert all(record.parent for record in cohort.records)
     assert not list(folder.glob("release*"))
@@ -119,6 +140,10 @@ def test_images_under_patients_maps_are_derived_and_never_released(controlled, f
     assert not (tmp_path / "release").exists()
 
 
+def draw(run, maps, out, labels):
+    return pipeline.sample_controlled(run, "edges", maps, out, labels=labels, ignored=True)
+
+
 def pipeline_verdict():
     from medsynth.finding import Verdict
 
@@ -129,13 +154,13 @@ def test_images_under_nobodys_maps_are_synthetic_pairs(controlled, few, tmp_path
     folder, _ = controlled
     maps, out = extract(few, tmp_path / "maps", nobody=True), tmp_path / "out"
     run = pipeline.open_run(folder)
-    cohort = pipeline.sample_controlled(run, "edges", maps, out, labels={"finding": "normal"})
+    cohort = draw(run, maps, out, {"finding": "normal"})
     assert {record.origin for record in cohort.records} == {"synthetic"}
     assert not any(record.parent for record in cohort.records)
     names = {path.name for path in (out / "images").iterdir()}
     assert len(names) == 4
     assert all({p.name for p in (out / "maps" / k).iterdir()} == names
-               for k in ("canny", "soft_edges"))  # fmt: skip
+               for k in KINDS)  # fmt: skip
     drawn = np.asarray(Image.open(out / "maps" / "canny" / "control-000001.png"))
     first = sorted((maps / "canny").iterdir())[0]
     assert np.array_equal(drawn, np.asarray(Image.open(first)))
@@ -149,6 +174,84 @@ def test_a_control_of_another_denoiser_is_stale(controlled, few, tmp_path):
     changed = replace(other, protocol=study(**{"diffusion.ema": 0.8}))
     with pytest.raises(StaleError):
         pipeline.sample_controlled(changed, "edges", maps, tmp_path / "out", labels={})
+
+
+def test_a_control_that_is_ignored_is_not_drawn_from(controlled, few, tmp_path):
+    folder, found = controlled
+    assert ignored(found)
+    maps = extract(few, tmp_path / "maps", nobody=True)
+    asked = ["control", "sample", folder, "edges", tmp_path / "out", "--control", maps]
+    result = CliRunner().invoke(app, [*map(str, asked)])
+    assert isinstance(result.exception, RefusedError)
+    assert result.exception.exit_code == 3
+    assert "canny is ignored: boundary_f1" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+    result = CliRunner().invoke(app, [*map(str, asked), "--ignored"])
+    assert result.exit_code == 0
+    assert len(Cohort.read(tmp_path / "out")) == 4
+
+
+# The gate -----------------------------------------------------------------------------------------
+
+PRIVACY = {"finding": "memorization.p_value", "at_least": 0.0}
+
+
+@pytest.fixture(scope="module")
+def judged(controlled, tmp_path_factory):
+    """A copy of the run with evidence on its cohort."""
+    folder = tmp_path_factory.mktemp("judged") / "run"
+    shutil.copytree(controlled[0], folder)
+    run = pipeline.open_run(folder)
+    pipeline.sample(run)
+    pipeline.validate(run)
+    return folder
+
+
+def under(folder, *rules: dict) -> pipeline.Run:
+    run = pipeline.open_run(folder)
+    return pipeline.start(study(**{"gate.rules": [PRIVACY, *rules]}), run.folder)
+
+
+def test_a_rule_on_a_control_is_judged_beside_the_others(judged):
+    alone = pipeline.decide(under(judged))
+    assert alone.passed
+    shut = pipeline.decide(under(judged, {"finding": "control.canny.gain", "at_least": 2.0}))
+    assert shut.outcome == "refused"
+    assert any("control.canny.gain" in reason for reason in shut.reasons)
+    both = pipeline.decide(under(judged, {"finding": "control.*.gain", "at_least": -99.0}))
+    assert both.passed
+    assert {item.finding for item in both.judgements} == {
+        "memorization.p_value", *(f"control.{kind}.gain" for kind in KINDS)
+    }  # fmt: skip
+    assert (alone.attempt, shut.attempt, both.attempt) == (1, 1, 1)
+    released = pipeline.release(pipeline.open_run(judged))
+    assert "control.canny.gain" in (released / "findings.jsonl").read_text()
+
+
+def test_without_a_control_its_rules_refuse_and_others_are_judged(judged, tmp_path):
+    shutil.copytree(judged, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "control")
+    shutil.rmtree(tmp_path / "run" / "obedience")
+    shut = pipeline.decide(
+        under(tmp_path / "run", {"finding": "control.canny.gain", "at_least": 0})
+    )
+    assert "control.canny.gain: was not measured" in shut.reasons[0]
+    assert pipeline.decide(under(tmp_path / "run")).passed
+
+
+def test_obedience_that_was_touched_or_is_told_twice_is_not_judged(judged, tmp_path):
+    shutil.copytree(judged, tmp_path / "run")
+    run = under(tmp_path / "run", {"finding": "control.canny.gain", "at_least": -99})
+    for part in ("control", "obedience"):
+        shutil.copytree(run.folder / part / "edges", run.folder / part / "again")
+    with pytest.raises(StageError, match=r"two controls of this run have a control\.canny"):
+        pipeline.decide(run)
+    for part in ("control", "obedience"):
+        shutil.rmtree(run.folder / part / "again")
+    path = run.folder / "obedience" / "edges" / "findings.jsonl"
+    path.write_text(path.read_text().replace('"n": ', '"n": 1'))
+    with pytest.raises(StaleError, match="edges/ changed after it was made"):
+        pipeline.decide(run)
 
 
 def test_masks_are_named_as_images_and_found_again_by_a_network(finished, raw, tmp_path):

@@ -121,16 +121,23 @@ def control_sample(
     label: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="What all images show.")
     ] = None,
+    ignored: Annotated[
+        bool, typer.Option("--ignored", help="Draw although the control is ignored.")
+    ] = False,
     json_: AsJson = False,
 ) -> None:
-    """Draw one image a map; images under patients' maps are derived and never released."""
+    """Draw one image a map; images under patients' maps are derived and never released.
+
+    A control that is ignored is refused: exit 3.
+    """
     from .. import pipeline
 
     labels = dict(_labels(label))
     with progress_bars(json_) as progress:
         cohort = pipeline.sample_controlled(
-            pipeline.open_run(run), name, control, out, labels=labels, progress=progress
-        )
+            pipeline.open_run(run), name, control, out,
+            labels=labels, ignored=ignored, progress=progress,
+        )  # fmt: skip
     origin = cohort.records[0].origin
     inside = "" if origin == "synthetic" else ": patients' maps, so they stay inside"
     say(

@@ -81,12 +81,18 @@ def init(
     output: Annotated[Path, typer.Option("-o", "--output", help="Protocol to write.")] = Path(
         "protocol.yaml"
     ),
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Pin this Stable Diffusion folder instead of networks to train."
+        ),
+    ] = None,
     json_: AsJson = False,
 ) -> None:
     """Look at a folder of images and write a protocol to edit."""
     from .. import pipeline
 
-    seen = pipeline.init(raw, output)
+    seen = pipeline.init(raw, output, base=base)
     say(
         {"protocol": str(output), "seen": seen},
         json_,

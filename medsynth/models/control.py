@@ -14,12 +14,13 @@ import torch
 from diffusers import ControlNetModel
 from torch import nn
 
-from .denoiser import Denoiser
+from .denoiser import predict
+from .prompted import AnyDenoiser
 
 HINT_WIDTHS = (16, 32, 96, 256)  # of the paper; each after the first halves the map
 
 
-def build_control(denoiser: Denoiser, *, channels: int, downscale: int) -> ControlNetModel:
+def build_control(denoiser: AnyDenoiser, *, channels: int, downscale: int) -> ControlNetModel:
     """Return an untrained control for maps of `channels`, `downscale` times a latent's side."""
     steps = downscale.bit_length() - 1
     if downscale != 2**steps:
@@ -43,13 +44,13 @@ class Controlled(nn.Module):
     that no optimiser finds it and nothing saves it twice. `to` does not move it.
     """
 
-    def __init__(self, denoiser: Denoiser, net: ControlNetModel):
+    def __init__(self, denoiser: AnyDenoiser, net: ControlNetModel):
         super().__init__()
         self._held = (denoiser.requires_grad_(False).eval(),)
         self.net = net
 
     @property
-    def denoiser(self) -> Denoiser:
+    def denoiser(self) -> AnyDenoiser:
         """The locked denoiser."""
         return self._held[0]
 
@@ -57,17 +58,11 @@ class Controlled(nn.Module):
         self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor, maps: torch.Tensor
     ) -> torch.Tensor:
         """Predict for x (N, C, h, w), times t (N,), conditions (N, L) and control maps."""
-        words = self.denoiser.tokens(condition)
-        label = words.mean(1)
-        down, middle = self.net(x, t, words, maps, class_labels=label, return_dict=False)
-        return self.denoiser.unet(
-            x,
-            t,
-            words,
-            class_labels=label,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-        ).sample
+        heard = self.denoiser.hear(condition)
+        down, middle = self.net(
+            x, t, heard.words, maps, class_labels=heard.label, return_dict=False
+        )
+        return predict(self.denoiser.unet, x, t, heard, down=down, middle=middle)
 
     def under(self, maps: torch.Tensor):
         """Return a denoiser(x, t, condition) under these maps, for `guided`.

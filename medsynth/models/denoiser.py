@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -13,7 +15,42 @@ from .. import protocol
 from ..vocabulary import NULL, Vocabulary
 from .diffusion import Schedule
 
+if TYPE_CHECKING:
+    from .concept import Concept
+
 HEAD_CHANNELS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """What a network hears of N conditions: words (N, S, D) to attend to, what joins the time
+    (N, D), and which words count (N, S) bool; None is nothing joins, and all count."""
+
+    words: torch.Tensor
+    label: torch.Tensor | None = None
+    counts: torch.Tensor | None = None
+
+
+def predict(
+    unet: UNet2DConditionModel,
+    x: torch.Tensor,
+    t: torch.Tensor,
+    heard: Heard,
+    *,
+    down: tuple[torch.Tensor, ...] | None = None,
+    middle: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return what a network predicts for x (N, C, h, w) at times t (N,) under what it hears;
+    `down` and `middle` are what a control adds to its skips and to its middle."""
+    return unet(
+        x,
+        t,
+        heard.words,
+        class_labels=heard.label,
+        encoder_attention_mask=heard.counts,
+        down_block_additional_residuals=down,
+        mid_block_additional_residual=middle,
+    ).sample
 
 
 class Denoiser(nn.Module):
@@ -70,11 +107,36 @@ class Denoiser(nn.Module):
 
         `amounts` (N, AMOUNTS) say how the images were changed; None is not at all.
         """
-        words = self.tokens(condition)  # (N, L, D)
-        label = words.mean(1)
+        heard = self.hear(condition)
         if amounts is not None:
-            label = label + self.told(amounts)
-        return self.unet(x, t, words, class_labels=label).sample
+            heard = Heard(heard.words, heard.label + self.told(amounts))
+        return predict(self.unet, x, t, heard)
+
+    def hear(self, condition: torch.Tensor, concept: Concept | None = None) -> Heard:
+        """Return what the network hears of conditions (N, L) int64, in which a concept's token may
+        stand, once at most in each; where it does not, it changes nothing."""
+        if concept is None:
+            words = self.tokens(condition)  # (N, L, D)
+            return Heard(words, words.mean(1))
+        here = (condition == concept.token)[..., None]  # (N, L, 1)
+        known = self.tokens(condition.masked_fill(here[..., 0], NULL))  # (N, L, D)
+        label = torch.where(here, concept.vectors.mean(0), known).mean(1)
+        words = torch.where(here, concept.vectors[0], known)
+        if len(concept.vectors) == 1:
+            return Heard(words, label)
+        more = concept.vectors[1:].expand(len(condition), -1, -1)
+        own = here.any(1).expand(-1, more.shape[1])
+        counts = torch.cat([torch.ones_like(condition, dtype=torch.bool), own], 1)
+        return Heard(torch.cat([words, more], 1), label, counts)  # words (N, L + V - 1, D)
+
+    @property
+    def known(self) -> int:
+        """How many tokens it knows, the null token included: the number of a concept's token."""
+        return len(self.tokens.weight)
+
+    def vector(self, token: int) -> torch.Tensor:
+        """Return (D,): what stands for a known token, and what a concept may start from."""
+        return self.tokens.weight.detach()[token]
 
     def save(self, folder: Path) -> None:
         """Write diffusers' own two files, `tokens.safetensors` and perhaps `told.safetensors`."""

@@ -38,19 +38,23 @@ Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 class Schedule:
     """How noise grows over `timesteps` steps.
 
-    `scaled_linear` is Medfusion's (beta 0.002 to 0.02, even in the root); `cosine` is Nichol &
-    Dhariwal's (arXiv 2102.09672) with beta at most 0.999; `flow` is rectified flow's straight
-    line. With `zero_terminal` the last time is pure noise, abar = 0, as in `flow` it always is.
+    `scaled_linear` has betas between two ends, even in the root, by default Medfusion's; `cosine`
+    is Nichol & Dhariwal's (arXiv 2102.09672) with beta at most 0.999; `flow` is rectified flow's
+    straight line. With `zero_terminal` the last time is pure noise, abar = 0, as in `flow` it
+    always is.
     """
 
     kind: Literal["scaled_linear", "cosine", "flow"]
     timesteps: int
     zero_terminal: bool = False
+    betas: tuple[float, float] = (0.002, 0.02)
 
     @classmethod
     def of(cls, settings: protocol.Diffusion) -> Schedule:
         """Return the schedule that a protocol asks for."""
-        return cls(settings.schedule, settings.timesteps, bool(settings.zero_terminal_snr))
+        ends = {} if settings.betas is None else {"betas": settings.betas}
+        zero = bool(settings.zero_terminal_snr)
+        return cls(settings.schedule, settings.timesteps, zero, **ends)
 
     @cached_property
     def abar(self) -> np.ndarray:
@@ -66,7 +70,7 @@ class Schedule:
             s = np.arange(1, self.timesteps + 1) / self.timesteps
             return (1 - s) ** 2 / ((1 - s) ** 2 + s**2)
         if self.kind == "scaled_linear":
-            betas = np.linspace(math.sqrt(0.002), math.sqrt(0.02), self.timesteps) ** 2
+            betas = np.linspace(*np.sqrt(self.betas), self.timesteps) ** 2
         else:
             ends = np.arange(self.timesteps + 1) / self.timesteps
             signal = np.cos((ends + 0.008) / 1.008 * math.pi / 2) ** 2

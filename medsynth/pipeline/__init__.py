@@ -14,7 +14,7 @@ from .audit_study import Folders, draft_audit, tell_audit
 from .augment import Masks as ChildMasks
 from .augment import augment, tell_children
 from .concept import learn_concept, list_concepts, remove_concept, tell_concept, with_changes
-from .control import fit_control, read_obedience, with_control
+from .control import fit_control, with_control
 from .controlled import extract_controls, sample_controlled
 from .deidentified import deidentify
 from .demo import demo
@@ -29,6 +29,7 @@ from .judge import check_fresh, decide, findings_of, release, validate
 from .learn import fit
 from .mapped import Masks
 from .masks import fit_masks
+from .obeyed import read_obedience
 from .prepare import ingest, split, tell_split
 from .report import report
 from .run import PLANS, Run, facts, open_run, parts_of, start

@@ -198,13 +198,14 @@ def children_csv(cohort: Cohort, children: Sequence[Child]) -> str:
 
 def _painter(run: Run, cohort: Cohort, children: Sequence[Child], concept, masks):
     """Return what draws children by their numbers, and the labels of each."""
-    from ..models.denoiser import Denoiser, encode_conditions
+    from ..models.denoiser import encode_conditions
+    from ..models.prompted import open_denoiser
     from ..variation import Parents, vary
 
     device, vocabulary, given = choose_device(), vocabulary_of(run), {}
     autoencoder = open_autoencoder(run, device)
     if concept is None:
-        denoiser = Denoiser.load(run.folder / "diffusion").to(device)
+        denoiser = open_denoiser(run.folder / "diffusion").to(device)
     else:
         denoiser, vocabulary, said = open_concept(run, concept, device)
         given = {said["attribute"]: concept}

@@ -137,11 +137,11 @@ def _candidates(vocabulary: Vocabulary, start: str | None) -> dict[int, tuple[st
 
 
 def _learn(run, images: Path, folder: Path, name: str, start, settings, progress) -> None:
-    from ..models.denoiser import Denoiser
+    from ..models.prompted import open_denoiser
     from ..training import inversion
 
     device, vocabulary = choose_device(), vocabulary_of(run)
-    denoiser = Denoiser.load(run.folder / "diffusion").to(device)
+    denoiser = open_denoiser(run.folder / "diffusion").to(device)
     autoencoder = open_autoencoder(run, device)
     cohort = _read(run, images, folder, progress)
     candidates = _candidates(vocabulary, start)
@@ -294,10 +294,10 @@ def open_concept(run: Run, name: str, device: str) -> tuple[Taught, Vocabulary, 
     Raises StageError where there is none, StaleError where it was learned with other networks.
     """
     from ..models.concept import Concept, Taught
-    from ..models.denoiser import Denoiser
+    from ..models.prompted import open_denoiser
 
     said = require_concept(run, name)
-    denoiser = Denoiser.load(run.folder / "diffusion")
+    denoiser = open_denoiser(run.folder / "diffusion")
     concept = Concept.load(folder_of(run, name), denoiser)
     vocabulary = vocabulary_of(run).taught(said["attribute"], name)
     return Taught(denoiser, concept).to(device).eval(), vocabulary, said

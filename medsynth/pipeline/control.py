@@ -4,7 +4,7 @@ RUN/obedience/NAME. Both show, or remember, patients: they stay inside.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import numpy as np
 from .. import protocol
 from ..data import controls
 from ..data.control_files import split_kinds
-from ..errors import DataError, ProtocolError, StaleError
+from ..errors import DataError, ProtocolError
 from ..finding import Finding, write_findings
 from ..protocol import ControlKind, Protocol
 from ..runtime import (
@@ -27,6 +27,7 @@ from ..runtime import (
 from ..vocabulary import Vocabulary
 from .learn import conditions_of_views, drawer
 from .mapped import Masks, mapped, stack
+from .obeyed import as_made, read_obedience
 from .run import Progress, Run, open_autoencoder, silent
 
 if TYPE_CHECKING:
@@ -81,19 +82,11 @@ def fit_control(
     return list(read_obedience(run, name).values())
 
 
-def read_obedience(run: Run, name: str) -> dict[str, Finding]:
-    """Return the findings on a control. Raises StageError where there are none yet."""
-    from ..finding import read_findings
-
-    require_stage(run.folder / "obedience" / name, by="control")
-    return read_findings(run.folder / "obedience" / name / "findings.jsonl")
-
-
 # Fitting ------------------------------------------------------------------------------------------
 
 
 def _fit(run: Run, folder: Path, masks: Masks | None, progress: Progress) -> None:
-    from ..models.denoiser import Denoiser
+    from ..models.prompted import open_denoiser
     from ..training.control import Examples
     from ..training.control import fit_control as train_control
     from ..training.diffusion import encode_views
@@ -117,7 +110,7 @@ def _fit(run: Run, folder: Path, masks: Masks | None, progress: Progress) -> Non
     train_control(
         examples["train"],
         examples["validation"],
-        Denoiser.load(run.folder / "diffusion"),
+        open_denoiser(run.folder / "diffusion"),
         autoencoder,
         run.protocol.control,
         run.protocol.diffusion,
@@ -148,19 +141,13 @@ def open_fitted(run: Run, name: str) -> Opened:
     """Open a fitted control. Raises StageError where there is none, and StaleError where what it
     was fitted to has changed since."""
     from ..models.control import Controlled, open_control
-    from ..models.denoiser import Denoiser
+    from ..models.prompted import open_denoiser
 
     folder = run.folder / "control" / name
     record = require_stage(folder, by="control sample")
-    section = protocol.Control.model_validate(record.settings["control"], strict=False)
-    own = replace(run, protocol=run.protocol.model_copy(update={"control": section}))
-    stage = f"control/{name}"
-    if record.key != run.key_of(record, stage, run.inputs(stage)):
-        raise StaleError(
-            f"control/{name} was fitted to another denoiser than the run has now: fit it again"
-        )
+    own = as_made(run, f"control/{name}", record)
     device = choose_device()
-    denoiser = Denoiser.load(run.folder / "diffusion").to(device)
+    denoiser = open_denoiser(run.folder / "diffusion").to(device)
     said = read_json(folder / SAYS)
     controlled = Controlled(denoiser, open_control(folder).to(device)).eval()
     return Opened(own, controlled, tuple(said["kinds"]), tuple(said["values"]), record.digest)

@@ -18,6 +18,7 @@ from ..errors import DataError
 from ..runtime import derive_seed, digest_files, digest_json, run_stage, write_bytes
 from ..vocabulary import Vocabulary
 from .control import open_fitted, sampler
+from .obeyed import refuse_ignored
 from .run import Progress, Run, silent
 
 MOST_PIXELS = 400_000_000
@@ -74,14 +75,18 @@ def sample_controlled(
     out: Path,
     *,
     labels: Mapping[str, str],
+    ignored: bool = False,
     progress: Progress = silent,
 ) -> Cohort:
     """Draw one image a map under the control NAME into OUT: a cohort, and PNG pairs of image and
     map with the same number. Every image has the same labels.
 
-    Again = go on. Raises as `open_fitted` and `read_maps` do.
+    Again = go on. Raises as `open_fitted` and `read_maps` do, and RefusedError where the control is
+    ignored, unless `ignored` is a person's word that they want its images all the same.
     """
     opened = open_fitted(run, name)
+    if not ignored:
+        refuse_ignored(run, name)
     given = read_maps(maps, opened.kinds, values=opened.values, size_px=run.protocol.image.size_px)
     Vocabulary.read(run.folder / "diffusion" / "vocabulary.json").encode(labels)
     run_stage(

@@ -67,10 +67,10 @@ def _plan(run: Run, folder: Path, progress: Progress) -> Drawing:
 
 
 def _sampler(run: Run) -> Draw:
-    from ..models.denoiser import Denoiser
+    from ..models.prompted import open_denoiser
 
     device = choose_device()
-    draw = drawer(run, Denoiser.load(run.folder / "diffusion").to(device), device)
+    draw = drawer(run, open_denoiser(run.folder / "diffusion").to(device), device)
     return lambda numbers, labels, seeds: draw(labels, seeds)
 
 

@@ -6,15 +6,17 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from .. import protocol
+from .. import domains, protocol
 from ..errors import StageError
 from ..runtime import write_text
+from .prompted import draft_base
 from .run import Run, facts
 
 
-def init(raw: Path, output: Path) -> list[str]:
+def init(raw: Path, output: Path, *, base: Path | None = None) -> list[str]:
     """Look at a raw folder, write a protocol to edit, and return what was seen in sentences.
 
+    `base` is a text-conditioned base's folder, which is then pinned in place of networks to train.
     Raises StageError where the protocol file is there already: nothing a person wrote is lost.
     """
     from ..data import draft, survey
@@ -23,6 +25,9 @@ def init(raw: Path, output: Path) -> list[str]:
         raise StageError(f"{output.name} is there already: choose another name with -o")
     seen = survey.survey(raw)
     recipe = YAML(typ="safe").load(protocol.shipped(seen.domain).read_text())
+    if base is not None:
+        places = ", ".join(f"{{{name}}}" for name in seen.found.labels)
+        recipe |= draft_base(base, f"{domains.domain(seen.domain).title}, {places}")
     write_text(output, draft.draft_protocol(seen, name=_short_name(raw), base=recipe))
     return seen.sentences()
 

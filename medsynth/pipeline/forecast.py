@@ -59,10 +59,16 @@ def foretell(
     """Return what fit, sample and validate will cost for so many images of patients, by stage.
 
     `clock` gives seconds; by default the wall's, waiting for a GPU. Raises StageError where the
-    denoiser has a privacy budget: how its steps go depends on the patients themselves.
+    denoiser has a privacy budget: how its steps go depends on the patients themselves; and where it
+    is a base.
     """
     if study.diffusion.private is not None:
         raise StageError("a private training can't be rehearsed on made-up patients: time one run")
+    if study.diffusion.base is not None:
+        raise StageError(
+            "diffusion.base is not trained, and made-up patients don't have the labels of its "
+            "prompt: time one run with few sample.images"
+        )
     clock = clock or wall
     parts = sizes(study, images)
     with tempfile.TemporaryDirectory() as folder:

@@ -26,6 +26,7 @@ from ..runtime import (
 )
 from . import choice
 from .masks import open_paired
+from .obeyed import judged_controls
 from .run import PLANS, Progress, Run, level_of_test, open_autoencoder, parts_of, silent
 
 if TYPE_CHECKING:
@@ -108,13 +109,13 @@ def open_lens(run: Run) -> Callable[[np.ndarray], np.ndarray]:
 
 def open_model(run: Run) -> Model:
     """Return what somebody who had the run's weights could ask of them."""
-    from ..models.denoiser import Denoiser
+    from ..models.prompted import open_denoiser
     from ..validation.losses import open_model as ask
     from ..vocabulary import Vocabulary
 
     device, folder = choose_device(), run.folder / "diffusion"
     return ask(
-        Denoiser.load(folder).to(device),
+        open_denoiser(folder).to(device),
         open_autoencoder(run, device),
         Vocabulary.read(folder / "vocabulary.json"),
         run.protocol.diffusion,
@@ -168,7 +169,7 @@ def decide(run: Run) -> Verdict:
     path = run.folder / "verdict.json"
     path.unlink(missing_ok=True)
     stages = check_fresh(run)
-    findings = read_findings(run.folder / "evidence" / "findings.jsonl")
+    findings = findings_of(run)
     digests = {
         "protocol": run.protocol.digest,
         **{name: digest for name, digest in stages.items() if name not in JUDGED},
@@ -185,7 +186,8 @@ def decide(run: Run) -> Verdict:
     generator = digest_json([*made_by, run.protocol.sample.generator])
     real = [Cohort.read(run.folder / "intake")]
     claim += choice.said(run)
-    verdict = judge(run, findings, claim, digests, generator=generator, real=real)
+    tried = gate.digest_findings(_evidence(run))  # a control is no try at the gate's tests
+    verdict = judge(run, findings, claim, digests, generator=generator, tried=tried, real=real)
     write_json(path, verdict.to_dict())
     return verdict
 
@@ -197,17 +199,19 @@ def judge(
     digests: dict[str, str],
     *,
     generator: str,
+    tried: str | None = None,
     real: Sequence[Cohort] = (),
 ) -> Verdict:
     """Judge, and write the attempt down before the verdict is; a rejection of a `generator` stays.
 
+    `tried` is the digest of what counts as an attempt of its own; None is that of all evidence.
     `real` are the real images, by which a site's log knows the same patients again; without them
     attempts are counted in the run's folder alone.
     Raises StageError where this attempt's tests could no longer reject anything.
     """
     from ..release import attempts, gate
 
-    rules, evidence = run.protocol.gate.rules, digests["evidence"]
+    rules, evidence = run.protocol.gate.rules, tried or digests["evidence"]
     pixels = [cohort.pixels for cohort in real]
     logs = attempts.logs(run.folder, pixels, shared=run.shared)
     counted = attempts.COUNTED_AT_SITE if logs[-1].at_site else attempts.COUNTED_HERE
@@ -276,7 +280,7 @@ def release(run: Run, *, also: Sequence[str] = ()) -> Path:
         workspace,
         cohort=remaining(run),
         protocol=run.protocol,
-        findings=read_findings(run.folder / "evidence" / "findings.jsonl"),
+        findings=findings_of(run),
         verdict=verdict,
         split=read_json(run.folder / "split" / "split.json"),
         models={name: verdict.digests[name] for name in models_of(run)},
@@ -302,6 +306,11 @@ def remaining(run: Run) -> Cohort:
 
 
 def findings_of(run: Run) -> dict[str, Finding]:
-    """Return the findings of a run's evidence."""
+    """Return the findings that the gate judges: a run's evidence, and where a rule asks for them,
+    those on its controls."""
+    return _evidence(run) | judged_controls(run)
+
+
+def _evidence(run: Run) -> dict[str, Finding]:
     require_stage(run.folder / "evidence", by="findings")
     return read_findings(run.folder / "evidence" / "findings.jsonl")

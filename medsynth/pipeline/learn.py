@@ -22,6 +22,7 @@ from ..runtime import (
 from ..vocabulary import Vocabulary
 from . import choice
 from .autoencoder import fit_autoencoder
+from .prompted import take_base
 from .run import Progress, Run, open_autoencoder, parts_of, silent
 
 if TYPE_CHECKING:
@@ -30,14 +31,16 @@ if TYPE_CHECKING:
 
 
 def fit(run: Run, progress: Progress = silent) -> None:
-    """Train the lens, the autoencoder and the denoiser, each into a folder of its own."""
+    """Train the lens, the autoencoder and the denoiser, each into a folder of its own, or take over
+    what the protocol pins instead."""
     if run.protocol.diffusion.private is not None:
         _check_budget(run)
     if run.protocol.diffusion.choose is not None:
         choice.check_possible(run)
     run.build("lens", lambda folder: fit_lens(run, folder, progress), all_ranks=True)
     run.build("autoencoder", lambda folder: fit_autoencoder(run, folder, progress), all_ranks=True)
-    run.build("diffusion", lambda folder: fit_diffusion(run, folder, progress), all_ranks=True)
+    train = fit_diffusion if run.protocol.diffusion.base is None else take_base
+    run.build("diffusion", lambda folder: train(run, folder, progress), all_ranks=True)
 
 
 def _check_budget(run: Run) -> None:

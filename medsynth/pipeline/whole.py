@@ -16,6 +16,7 @@ from .judge import decide, release, validate
 from .learn import fit
 from .mapped import Masks
 from .masks import fit_masks
+from .obeyed import asks_for_controls
 from .prepare import ingest, split
 from .report import report
 from .run import Progress, Run, silent
@@ -26,8 +27,10 @@ def run_all(
 ) -> Verdict:
     """Do every stage that is not done, judge, write the report, and release if the gate passes.
 
-    `masks` is the folder of the raw images' masks, for a study that draws some. Raises DataError
-    where it is given and the protocol asks for none, or the other way round.
+    `masks` is the folder of the raw images' masks, for a study that draws some. Where the gate has
+    rules on controls, the control that the protocol describes is fitted too; one of masks alone is
+    fitted by hand. Raises DataError where masks are given and the protocol asks for none, or the
+    other way round.
     """
     _check_masks(run, masks)
     ingest(run, raw, progress)
@@ -37,6 +40,9 @@ def run_all(
         _fit_pairs(run, Masks(masks, raw), progress)
     sample(run, progress)
     validate(run, progress)
+    control = run.protocol.control
+    if control is not None and MASK not in control.kinds and asks_for_controls(run.protocol):
+        fit_control(run, "_".join(control.kinds), progress=progress)
     if writes():
         _conclude(run)
     wait_for_everyone()

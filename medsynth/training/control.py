@@ -17,8 +17,9 @@ from ..data.loader import draw
 from ..domains import Symmetry
 from ..models.autoencoder import Autoencoder
 from ..models.control import Controlled, build_control
-from ..models.denoiser import Denoiser, drop_condition, guided
+from ..models.denoiser import drop_condition, guided
 from ..models.diffusion import Schedule
+from ..models.prompted import AnyDenoiser
 from ..models.solvers import solve
 from ..pictures import write_grid
 from ..runtime import derive_seed, writes
@@ -67,7 +68,7 @@ def unpack(maps: np.ndarray) -> torch.Tensor:
 def fit_control(
     examples: Examples,
     held: Examples,
-    denoiser: Denoiser,
+    denoiser: AnyDenoiser,
     autoencoder: Autoencoder,
     settings: protocol.Control,
     diffusion: protocol.Diffusion,

@@ -19,8 +19,9 @@ from .. import protocol
 from ..data.loader import draw
 from ..models.autoencoder import Autoencoder
 from ..models.concept import Concept
-from ..models.denoiser import Denoiser, guided
+from ..models.denoiser import guided
 from ..models.diffusion import Schedule
+from ..models.prompted import AnyDenoiser
 from ..models.solvers import solve
 from ..pictures import write_grid
 from ..runtime import derive_seed, writes
@@ -43,7 +44,7 @@ class Examples:
 
 
 def token_losses(
-    denoiser: Denoiser,
+    denoiser: AnyDenoiser,
     examples: Examples,
     diffusion: protocol.Diffusion,
     *,
@@ -85,7 +86,7 @@ class _Look:
 
 
 def learn(
-    denoiser: Denoiser,
+    denoiser: AnyDenoiser,
     autoencoder: Autoencoder,
     examples: Examples,
     settings: protocol.Concept,

@@ -16,8 +16,9 @@ import torch
 from .. import protocol
 from ..cohort import Cohort
 from ..models.autoencoder import Autoencoder
-from ..models.denoiser import Denoiser, encode_conditions
+from ..models.denoiser import encode_conditions
 from ..models.diffusion import Schedule
+from ..models.prompted import AnyDenoiser
 from ..vocabulary import Vocabulary
 from .search import in_batches
 
@@ -45,7 +46,7 @@ class Model:
 
 
 def open_model(
-    denoiser: Denoiser,
+    denoiser: AnyDenoiser,
     autoencoder: Autoencoder,
     vocabulary: Vocabulary,
     diffusion: protocol.Diffusion,

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medsynth.data.controls import heat_map
+from medsynth.data.controls import extract, heat_map
 from medsynth.validation.obedience import (
     RECONSTRUCTED,
     SHUFFLED,
@@ -106,6 +106,26 @@ def test_an_obeyed_control_is_clear_of_the_floor_and_an_ignored_one_is_not(kind)
     gains = [next(f for f in rows if f.name.endswith("gain")) for rows in (good, bad)]
     assert gains[0].low > 0
     assert gains[1].low < 0 < gains[1].high
+
+
+@pytest.mark.parametrize("kind", ["canny", "hough", "keypoints"])
+def test_what_a_filter_finds_in_noisy_squares_is_nearer_to_their_own_map(kind):
+    rng = np.random.default_rng(3)
+    places = rng.integers(4, 36, (16, 2))
+    clean = np.stack([box(*one, side=24) for one in places]) - 0.5
+    noisy = (clean + rng.normal(0, 0.05, clean.shape)).astype(np.float32)
+    wanted, seen = (extract(images, [kind]) for images in (clean.astype(np.float32), noisy))
+    rows = measure(
+        {kind: wanted}, {"": {kind: seen}, SHUFFLED: {kind: np.roll(seen, 1, 0)}},
+        patients=np.arange(16), draws=200, seed=1,
+    )  # fmt: skip
+    found = {finding.name.rsplit(".")[-1]: finding for finding in rows}
+    assert ignored(rows) == []
+    assert found["gain"].low > 0
+    if kind == "keypoints":
+        assert found["point_error"].high < 1.5 < found["point_error_shuffled"].low
+    else:
+        assert found["boundary_f1"].low > found["boundary_f1_shuffled"].high + 0.2
 
 
 def test_findings_have_intervals_floors_and_patients():
