@@ -38,6 +38,7 @@ from ..runtime import (
 )
 from .audit_study import SMALLEST_PX, STEP_PX
 from .fidelity_pictures import draw_pictures
+from .judge import check_one_process, teacher
 from .run import Progress, Run, silent
 from .segmented import fit_segmenters, say_lost
 
@@ -227,7 +228,7 @@ def _read(run: Run, asked: Asked, say: Callable[[str], None], progress: Progress
         run.folder / "images",
         build,
         inputs={"raw": look_over(raw), "patients": digest_json(known)},
-        settings={name: run.protocol.section(name) for name in READING},
+        settings={name: set_knobs(run.protocol.section(name)) for name in READING},
     )
     say(Intake(**read_json(run.folder / "images" / "intake.json")).summary)
     return record
@@ -277,14 +278,18 @@ def _subject(run: Run, asked: Asked, folder: Path, progress: Progress) -> Subjec
     if asked.masks is not None:
         scratch = folder / "state"
         segmenter = fit_segmenters(run, cohort, asked.images, asked.masks, scratch, progress)
+    names = agreement.attributes(cohort)
+    if names:
+        check_one_process("medsynth fidelity, where there are labels,")
     judges = [
         agreement.train_judge(
             cohort,
             name,
+            teach=teacher(run),
             seed=seed,
             progress=lambda share, n=name: progress(f"classifier: {n}", share),
         )
-        for name in agreement.attributes(cohort)
+        for name in names
     ]
     settings = run.protocol.validate_
     return keeping.Subject(cohort, settings, seed, tuple(judges), progress, segmenter)

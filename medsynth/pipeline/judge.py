@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from ..runtime import (
     StageRecord,
     choose_device,
     digest_json,
+    ranks,
     read_json,
     require_stage,
     verify_stage,
@@ -30,6 +32,7 @@ from .obeyed import judged_controls
 from .run import PLANS, Progress, Run, level_of_test, open_autoencoder, parts_of, silent
 
 if TYPE_CHECKING:
+    from ..data.lessons import Teach
     from ..validation.losses import Model
 
 JUDGED = ("synthetic", "evidence")  # bound by digests of their own
@@ -49,6 +52,8 @@ def _validate(run: Run, folder: Path, progress: Progress) -> None:
     from ..validation.paired import of_masks
 
     cohort, parts = parts_of(run)
+    if run.protocol.validate_.utility is not None:
+        check_one_process("validate.utility")
     private = folder / "private"
     private.mkdir(exist_ok=True)
     case = Case(
@@ -66,6 +71,7 @@ def _validate(run: Run, folder: Path, progress: Progress) -> None:
         model=open_model(run),
         canaries=Canaries.read(run.folder / "diffusion"),
         paired=open_paired(run, folder / "latents" / "segmenter", progress),
+        teach=teacher(run),
         level=level_of_test(run.protocol),
         progress=progress,
     )
@@ -121,6 +127,23 @@ def open_model(run: Run) -> Model:
         run.protocol.diffusion,
         device=device,
     )
+
+
+def check_one_process(what: str) -> None:
+    """Raise StageError where small networks are to be trained and several processes run."""
+    if ranks()[1] > 1:
+        raise StageError(
+            f"{what} trains small networks, which one process does: run the same command without "
+            f"torchrun"
+        )
+
+
+def teacher(run: Run) -> Teach:
+    """Return what trains a small network on a lesson."""
+    from ..training.classifier import fit_classifier
+
+    symmetry, device = run.domain.augmentations, choose_device()
+    return partial(fit_classifier, symmetry=symmetry, device=device)
 
 
 def reconstructor(run: Run):

@@ -75,6 +75,10 @@ BESIDE = {
         ("intake", "split", "autoencoder", "diffusion"),
         ("domain", "control", "sample", "validate", "seed"),
     ),
+    "utility": Plan(
+        ("intake", "split", "autoencoder", "diffusion", "synthetic", "evidence"),
+        ("domain", "validate", "augment", "sample", "seed"),
+    ),
 }
 """Stages of which a run may have several or none; a verdict hangs only on those that a cohort with
 masks is made by."""

@@ -12,6 +12,7 @@ import numpy as np
 from ..budget import Coverage
 from ..cohort import Cohort
 from ..data.canaries import Canaries
+from ..data.lessons import Teach
 from ..domains import Domain
 from ..finding import Finding
 from ..protocol import Validate
@@ -37,6 +38,7 @@ class Case:
     the images; None where none is claimed. `model` is what somebody with the weights could ask;
     None where there are none. `canaries` were planted for it to learn; None where none were.
     `paired` is what masks are judged by, where the synthetic images have some; None where not.
+    `teach` trains a network on a lesson, in a folder for its state; None where nothing is learned.
     `level` is that of the gate's rule on the cohort's test, of which attempt j gets 1 / 2^j.
     `progress` is told (what, share).
     """
@@ -55,6 +57,7 @@ class Case:
     model: Model | None = None
     canaries: Canaries | None = None
     paired: Paired | None = None
+    teach: Teach | None = None
     level: float = 0.05
     progress: Callable[[str, float], None] = lambda what, share: None
 
@@ -73,12 +76,14 @@ def measures() -> Mapping[str, Measure]:
         paired,
         privacy,
         reconstruction,
+        utility,
         weights,
     )
 
     return {
         "reconstruction": reconstruction.measure,
         "fidelity": fidelity.measure,
+        "utility": utility.measure,
         "memorization": memorization.measure,
         "masks": paired.measure_masks,
         "regions": copied_regions.measure,
@@ -90,7 +95,7 @@ def measures() -> Mapping[str, Measure]:
     }
 
 
-QUALITY = ("fidelity", "reconstruction", "pairs")
+QUALITY = ("fidelity", "reconstruction", "utility", "pairs")
 
 
 def measure_all(case: Case) -> list[Finding]:
@@ -106,6 +111,6 @@ def measure_all(case: Case) -> list[Finding]:
     rest = quarantine.remaining(case.synthetic, case.private)
     enough = len(rest) >= fidelity.FEWEST or len(rest) == len(case.synthetic)
     left = replace(case, synthetic=rest)
-    for name in QUALITY if enough else ("reconstruction",):
+    for name in QUALITY if enough else ("reconstruction",):  # which asks for no synthetic image
         findings += every[name](left)
     return findings
