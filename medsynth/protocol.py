@@ -528,6 +528,12 @@ class Control(Section):
             raise ValueError("the same kind comes twice")
         return kinds
 
+    @field_validator("training", mode="before")
+    @classmethod
+    def _fills_in(cls, given: Any) -> Any:
+        usual = cls.model_fields["training"].default.model_dump(mode="json")
+        return {**usual, **given} if isinstance(given, Mapping) else given
+
 
 class Sample(Section):
     """The synthetic cohort."""
