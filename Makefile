@@ -24,6 +24,10 @@ lint: $(VENV)/dev.stamp
 docs: $(VENV)/dev.stamp
 	$(BIN)/python docs/generate.py
 
+# The pages as a site: open build/site/index.html. Neither building nor reading it needs a network.
+site: $(VENV)/dev.stamp
+	$(BIN)/python -m sphinx -q -W -n -b html docs build/site
+
 clean:
 	rm -rf $(VENV) build dist runs/demo .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -48,4 +52,4 @@ venv:
 		'Name another: make PYTHON=python3.12 demo' >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 
-.PHONY: demo test lint docs clean venv
+.PHONY: demo test lint docs site clean venv

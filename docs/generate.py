@@ -2,9 +2,19 @@
 
 from pathlib import Path
 
+from api_page import api_page
+from commands_page import commands_page
+
 from medsynth.data.formats_page import formats_page
 from medsynth.reference import protocol_page
 
+PAGES = {
+    "protocol.md": protocol_page,
+    "formats.md": formats_page,
+    "commands.md": commands_page,
+    "api.md": api_page,
+}
+
 if __name__ == "__main__":
-    (Path(__file__).parent / "protocol.md").write_text(protocol_page())
-    (Path(__file__).parent / "formats.md").write_text(formats_page())
+    for name, page in PAGES.items():
+        (Path(__file__).parent / name).write_text(page())

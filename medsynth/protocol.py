@@ -582,6 +582,12 @@ class Control(Section):
             raise ValueError("the same kind comes twice")
         return kinds
 
+    @field_validator("training", mode="before")
+    @classmethod
+    def _fills_in(cls, given: Any) -> Any:
+        usual = cls.model_fields["training"].default.model_dump(mode="json")
+        return {**usual, **given} if isinstance(given, Mapping) else given
+
 
 ClassNumber = Annotated[str, Field(pattern=r"^(?:[1-9]\d?|1\d\d|2[0-4]\d|25[0-5])$")]
 ClassName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_ -]{0,63}$")]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+USED = re.compile(r"medsynth [a-z]+ ")  # a line of a text block that is a command
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -19,6 +20,7 @@ def blocks(page: Path, language: str) -> list[str]:
 def commands(page: Path) -> list[list[str]]:
     """All `medsynth ...` lines of a page's shell blocks and tables, as words."""
     lines = "\n".join(blocks(page, "sh")).splitlines()
+    lines += [line for line in "\n".join(blocks(page, "text")).splitlines() if USED.match(line)]
     lines += re.findall(r"`(medsynth [^`]+)`", page.read_text())
     words = [shlex.split(line, comments=True) for line in lines]
     return [line for line in words if line and line[0] == "medsynth"]

@@ -307,3 +307,10 @@ def test_reference_shows_the_defaults_that_hold():
 def test_reference_page_is_the_one_that_the_types_make():
     page = (ROOT / "docs" / "protocol.md").read_text()
     assert page == protocol_page(), "docs/protocol.md is old: make docs"
+
+
+@pytest.mark.parametrize("section", ["control", "concept"])
+def test_an_optional_section_may_change_one_knob_of_its_training(section):
+    text = f"{SMALLEST}{section}: {{training: {{images: 64}}}}\n"
+    usual = parse(f"{SMALLEST}{section}: {{}}\n").to_dict()[section]["training"]
+    assert parse(text).to_dict()[section]["training"] == {**usual, "images": 64}
