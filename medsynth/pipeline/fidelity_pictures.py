@@ -15,7 +15,7 @@ from .run import Run
 
 if TYPE_CHECKING:
     from ..release.charts import Curve
-    from ..release.report import Panel
+    from ..release.sheets import Panel
     from ..validation.keeping import Subject
 
 WORST = 10
@@ -119,7 +119,7 @@ def write_page(
 
 
 def _panels(folder: Path, side: str, name: str) -> list[Panel]:
-    from ..release.report import Panel
+    from ..release.sheets import Panel
 
     kinds = (("details", "Planted details", DETAIL_CAPTION), ("worst", "Worst ten", WORST_CAPTION))
     return [
