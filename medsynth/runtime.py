@@ -25,8 +25,7 @@ from . import __version__
 from .errors import StageError, StaleError
 
 RECORDED_PACKAGES = ("torch", "monai", "diffusers", "accelerate", "opacus", "numpy", "pydicom")
-# Files that say how long things took, or show how it went: they are no result, so they are not
-# part of a stage's digest.
+# Files that say how long things took, or show how it went, are no part of a stage's digest.
 VOLATILE = ("log.jsonl", "stage.json", "key.json", "files.jsonl", "previews")
 # What serves only to resume goes when the stage is done.
 SCRATCH_FOLDERS = ("state", "latents", "blocks", "secret", "checkpoints", "averages", "best")
@@ -98,11 +97,14 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that a reader finds the old one or the new one, never half."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # where the disk was full: half a file is of no use
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -140,6 +140,7 @@ def test_verify_of_a_folder_that_is_no_release_exits_with_1(tmp_path):
 def test_doctor_names_what_this_machine_has():
     said = json.loads(call("doctor", "--json").stdout)
     assert {"gpu", "DICOM codecs", "torch", "free disk"} <= set(said)
+    assert said["faults"] == []
 
 
 @pytest.mark.parametrize("error", MedsynthError.__subclasses__())

@@ -17,6 +17,7 @@ HEAVY = {"torch", "monai", "pandas", "diffusers", "skimage", "scipy", "matplotli
 RANKS = {
     "errors": 0,
     "runtime": 1,
+    "ownership": 2,
     "pictures": 2, "finding": 2, "budget": 2, "vocabulary": 2, "domains": 2,
     "protocol": 3,
     "cohort": 4, "reference": 4,

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import DataError
 from .asking import AsJson, Changes, RunFolder, parse_changes
-from .telling import progress_bars, say
+from .telling import at_work, say
 
 app = typer.Typer()
 
@@ -52,7 +52,7 @@ def concept_learn(
 
     changes = parse_changes(set_) | ({"concept.vectors": vectors} if vectors else {})
     opened = _with(pipeline.open_run(run), "concept", changes)
-    with progress_bars(json_) as progress:
+    with at_work(run, json_) as progress:
         said = pipeline.learn_concept(opened, images, name, start=start, progress=progress)
     say(said, json_, *pipeline.tell_concept(said))
 
@@ -72,7 +72,9 @@ def concept_remove(run: RunFolder, name: ConceptName, json_: AsJson = False) -> 
     """Delete a concept; images that were drawn with it are left where they are."""
     from .. import pipeline
 
-    pipeline.remove_concept(pipeline.open_run(run), name)
+    opened = pipeline.open_run(run)
+    with at_work(run, json_):
+        pipeline.remove_concept(opened, name)
     say({"removed": name}, json_, f"Removed {name}.")
 
 
@@ -97,7 +99,7 @@ def concept_sample(
     from .. import pipeline
 
     labels = {str(key): str(value) for key, value in parse_changes(label).items()}
-    with progress_bars(json_) as progress:
+    with at_work(out, json_) as progress:
         pipeline.sample_concept(
             pipeline.open_run(run), name, out,
             images=images, labels=labels, guidance=guidance, progress=progress,
@@ -139,7 +141,7 @@ def augment(
     changes |= {"augment.children": children} if children else {}
     opened = _with(pipeline.open_run(run), "augment", changes)
     given = None if masks is None else pipeline.ChildMasks(masks, inside=not outside)
-    with progress_bars(json_) as progress:
+    with at_work(run, json_) as progress:
         found = pipeline.augment(opened, concept=concept, masks=given, progress=progress)
     result = {"derived": str(run / "derived"), "findings": [item.to_dict() for item in found]}
     say(
@@ -175,7 +177,7 @@ def utility(
     changes |= {"validate.utility.trainings": trainings} if trainings else {}
     if shots:
         changes["validate.utility.shots"] = [int(count) for count in _numbers(shots, "--shots")]
-    with progress_bars(json_) as progress:
+    with at_work(run, json_) as progress:
         found = pipeline.utility(pipeline.open_run(run), changes=changes, progress=progress)
     result = {"findings": [without_nan(item.to_dict()) for item in found]}
     say(result, json_, *pipeline.tell_utility(found), f"All numbers: {run}/utility/findings.jsonl")

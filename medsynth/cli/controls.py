@@ -11,7 +11,7 @@ import typer
 
 from ..errors import DataError
 from .asking import AsJson, Changes, RunFolder, parse_changes
-from .telling import leave, progress_bars, say
+from .telling import at_work, leave, say
 
 app = typer.Typer()
 
@@ -57,7 +57,7 @@ def control_extract(
     from .. import pipeline
 
     kinds = [one.value for one in kind or ()] or ["canny"]
-    with progress_bars(json_) as progress:
+    with at_work(out, json_) as progress:
         count = pipeline.extract_controls(
             images, out, kinds, domain=domain, size_px=size, nobody=nobody, progress=progress
         )
@@ -89,7 +89,7 @@ def control_fit(
         raise DataError("--masks and --images come together: masks have the images' names")
     given = None if masks is None else pipeline.Masks(masks, images)
     called = name or "_".join(study.control.kinds)
-    with progress_bars(json_) as progress:
+    with at_work(run, json_) as progress:
         found = pipeline.fit_control(
             pipeline.Run(run, study), called, masks=given, progress=progress
         )
@@ -133,7 +133,7 @@ def control_sample(
     from .. import pipeline
 
     labels = dict(_labels(label))
-    with progress_bars(json_) as progress:
+    with at_work(out, json_) as progress:
         cohort = pipeline.sample_controlled(
             pipeline.open_run(run), name, control, out,
             labels=labels, ignored=ignored, progress=progress,

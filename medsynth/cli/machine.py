@@ -42,6 +42,9 @@ def verify(
 
 @app.command()
 def doctor(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[FOLDER]", help="Where a run is to lie; it need not exist.")
+    ] = Path(),
     plan: Annotated[
         Path | None,
         typer.Option(
@@ -57,15 +60,19 @@ def doctor(
 ) -> None:
     """Say what this machine has, or with --plan what a protocol will take on it.
 
+    Exit 1 where a run in FOLDER would fail: no room, no right to write, a wrong clock.
     The plan builds the networks and takes a few steps of each on made-up patients: minutes.
     """
     if plan is not None:
         return _foretell(load(plan, profile, set_), images, json_)
     from .. import doctor as machine
 
-    found = machine.examine()
+    found, faults = machine.examine(folder), machine.faults(folder)
     width = max(map(len, found))
-    say(found, json_, *(f"{name:<{width}} {value}" for name, value in found.items()))
+    lines = [f"{name:<{width}} {value}" for name, value in found.items()]
+    say({**found, "faults": faults}, json_, *lines, *(f"WRONG: {fault}" for fault in faults))
+    if faults:
+        raise typer.Exit(1)
 
 
 def _foretell(study: Any, images: int, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .asking import AsJson, RunFolder
-from .telling import WORDS, leave, progress_bars, say
+from .telling import WORDS, at_work, leave, say
 
 app = typer.Typer()
 
@@ -30,7 +30,7 @@ def masks_fit(
     """Train the denoiser of masks on those of training patients; again = go on."""
     from .. import pipeline
 
-    with progress_bars(json_) as progress:
+    with at_work(run, json_) as progress:
         given = pipeline.Masks(masks, images)
         done = pipeline.fit_masks(pipeline.open_run(run), given, progress)
     say({"masks": done.digest}, json_, f"Trained: {run / 'masks'}. It stays inside.")
@@ -46,7 +46,7 @@ def masks_sample(
     """Draw masks alone and hold them against patients' masks; exit 3 where a rule is broken."""
     from .. import pipeline
 
-    with progress_bars(json_) as progress:
+    with at_work(out, json_) as progress:
         verdict = pipeline.sample_masks(
             pipeline.open_run(run), out, images=count, progress=progress
         )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .asking import AsJson, Changes, parse_changes
-from .telling import WORDS, leave, print_findings, progress_bars, say
+from .telling import WORDS, at_work, leave, print_findings, say
 
 app = typer.Typer()
 
@@ -65,7 +65,7 @@ def audit(
 
     for sentence in (*guesses, *pipeline.tell_audit(study)):
         tell(sentence)
-    with progress_bars(json_) as progress:
+    with at_work(out, json_) as progress:
         run, verdict = pipeline.audit(folders, out, study, say=tell, progress=progress)
     result = {
         "outcome": verdict.outcome,
@@ -136,7 +136,7 @@ def fidelity(
 
     for sentence in guesses:
         tell(sentence)
-    with progress_bars(json_) as progress:
+    with at_work(out, json_) as progress:
         answer = pipeline.fidelity(asked, out, study, say=tell, progress=progress)
     for sentence in answer.said:
         tell(sentence)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from .asking import AsJson, Changes, Profile, Raw, RunFolder, Study, load
-from .telling import end, print_findings, progress_bars, say
+from .telling import at_work, end, print_findings, say
 
 app = typer.Typer()
 
@@ -36,7 +36,7 @@ def ingest(
     from .. import pipeline
 
     opened = pipeline.start(load(protocol, profile, set_), run)
-    with progress_bars(json_) as progress:
+    with at_work(run, json_) as progress:
         pipeline.ingest(opened, raw, progress)
     say(pipeline.facts(opened, "intake/intake.json"), json_, *pipeline.tell_intake(opened))
 
@@ -47,7 +47,8 @@ def split(run: RunFolder, json_: AsJson = False) -> None:
     from .. import pipeline
 
     opened = pipeline.open_run(run)
-    pipeline.split(opened)
+    with at_work(run, json_) as progress:
+        pipeline.split(opened, progress)
     said = pipeline.facts(opened, "split/split.json")
     say(said, json_, *pipeline.tell_split(opened))
 
@@ -57,7 +58,7 @@ def fit(run: RunFolder, json_: AsJson = False) -> None:
     """Train the lens, the autoencoder and the denoiser. For more GPUs: torchrun -m medsynth fit."""
     from .. import pipeline
 
-    with progress_bars(json_) as progress:
+    with at_work(run, json_) as progress:
         pipeline.fit(pipeline.open_run(run), progress)
     say({"run": str(run)}, json_, "Trained. Curves and pictures: medsynth report shows them.")
 
@@ -68,7 +69,7 @@ def sample(run: RunFolder, json_: AsJson = False) -> None:
     from .. import pipeline
 
     opened = pipeline.open_run(run)
-    with progress_bars(json_) as progress:
+    with at_work(run, json_) as progress:
         pipeline.sample(opened, progress)
     count = opened.protocol.sample.images
     say({"images": count}, json_, f"{count} synthetic images in {run / 'synthetic'}")
@@ -80,7 +81,7 @@ def validate(run: RunFolder, json_: AsJson = False) -> None:
     from .. import pipeline
 
     opened = pipeline.open_run(run)
-    with progress_bars(json_) as progress:
+    with at_work(run, json_) as progress:
         pipeline.validate(opened, progress)
     _show_findings(opened, json_)
 
@@ -110,10 +111,12 @@ def _show_findings(run: Any, as_json: bool) -> None:
 def decide(run: RunFolder, json_: AsJson = False) -> None:
     """Hold the findings against the protocol's rules; exit 3 where the gate refuses."""
     from .. import pipeline
+    from ..ownership import working_in
 
     opened = pipeline.open_run(run)
-    verdict = pipeline.decide(opened)
-    pipeline.report(opened)
+    with working_in(run):
+        verdict = pipeline.decide(opened)
+        pipeline.report(opened)
     end(opened, verdict, json_)
 
 
@@ -131,9 +134,12 @@ def release(
 ) -> None:
     """Write RUN/release, the one door out; refuses what the gate did not pass as it stands."""
     from .. import pipeline
+    from ..ownership import working_in
 
     also = [chosen.value for chosen in format_ or ()]
-    folder = pipeline.release(pipeline.open_run(run), also=also)
+    opened = pipeline.open_run(run)
+    with working_in(run):
+        folder = pipeline.release(opened, also=also)
     say(
         {"release": str(folder)},
         json_,
@@ -146,6 +152,9 @@ def release(
 def report(run: RunFolder, json_: AsJson = False) -> None:
     """Write RUN/report.html from what the run has so far. It shows patients: keep it inside."""
     from .. import pipeline
+    from ..ownership import working_in
 
-    path = pipeline.report(pipeline.open_run(run))
+    opened = pipeline.open_run(run)
+    with working_in(run):
+        path = pipeline.report(opened)
     say({"report": str(path)}, json_, f"Report to open: {path}")

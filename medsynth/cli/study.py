@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from .asking import AsJson, Changes, Profile, Raw, RunFolder, Study, load
-from .telling import end, leave, outcome, progress_bars, say
+from .telling import at_work, end, leave, outcome, say
 
 app = typer.Typer()
 
@@ -27,7 +27,7 @@ def demo(
     """Show the whole way on phantoms: no data needed, two CPU cores, a few minutes."""
     from .. import pipeline
 
-    with progress_bars(json_) as progress:
+    with at_work(run, json_) as progress:
         opened, verdict = pipeline.demo(run, memorize=memorize, progress=progress)
     end(opened, verdict, json_)
 
@@ -58,11 +58,11 @@ def run_command(
 
     study = load(protocol, profile, set_)
     if halves:
-        with progress_bars(json_) as progress:
+        with at_work(run, json_) as progress:
             done = pipeline.run_halves(study, raw, run, progress, masks=masks)
         return _end_halves(done, json_)
     opened = pipeline.start(study, run)
-    with progress_bars(json_) as progress:
+    with at_work(run, json_) as progress:
         verdict = pipeline.run_all(opened, raw, progress, masks=masks)
     end(opened, verdict, json_)
 
@@ -119,7 +119,7 @@ def deidentify(
     from .. import pipeline
 
     study = load(protocol, None, None) if protocol else None
-    with progress_bars(json_) as progress:
+    with at_work(out, json_) as progress:
         done = pipeline.deidentify(raw, out, study, key=key, progress=progress)
     say(vars(done), json_, done.summary)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -16,6 +17,15 @@ def say(result: dict[str, Any], as_json: bool, *lines: str) -> None:
 
     if writes():
         print(json.dumps(result, indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
+
+
+@contextmanager
+def at_work(folder: Path, quiet: bool) -> Iterator[Callable[[str, float], None]]:
+    """Show bars while this process works in a folder, alone; see ownership.py."""
+    from ..ownership import working_in
+
+    with working_in(folder), progress_bars(quiet) as progress:
+        yield progress
 
 
 @contextmanager

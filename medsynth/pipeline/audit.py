@@ -17,6 +17,7 @@ from .. import protocol
 from ..cohort import Cohort
 from ..errors import DataError, StageError
 from ..finding import Verdict, read_findings, read_verdict, write_findings
+from ..ownership import holds_something
 from ..protocol import Protocol, set_knobs
 from ..runtime import (
     StageRecord,
@@ -99,7 +100,7 @@ def overlap_of(run: Run) -> dict:
 def _open(folders: Folders, out: Path, study: Protocol) -> None:
     folders.check()
     folders.check_apart(out)
-    if out.exists() and any(out.iterdir()) and not (out / "audit.yaml").exists():
+    if holds_something(out) and not (out / "audit.yaml").exists():
         raise StageError(f"{out.name}/ holds something else already: choose another --out")
     out.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_text(out / "audit.yaml", protocol.to_yaml(study))

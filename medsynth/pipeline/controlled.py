@@ -15,6 +15,7 @@ from ..cohort import Cohort, Record
 from ..data import controls
 from ..data.control_files import Maps, read_maps, say_origin, write_maps
 from ..errors import DataError
+from ..ownership import holds_something
 from ..runtime import derive_seed, digest_files, digest_json, run_stage, write_bytes
 from ..vocabulary import Vocabulary
 from .control import open_fitted, sampler
@@ -42,7 +43,7 @@ def extract_controls(
     """
     from ..data.masks import by_name
 
-    if out.exists() and any(out.iterdir()):
+    if holds_something(out):
         raise DataError(f"{out.name}/ holds something already: choose another folder")
     files = by_name(images)
     out.mkdir(parents=True, exist_ok=True, mode=0o700)  # a vessel tree tells whose eye it is

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..cohort import csv_line
 from ..errors import DataError
+from ..ownership import holds_something
 from ..protocol import Data, Deidentify, Protocol
 from ..runtime import digest_json, read_json, write_json, write_text
 from .run import Progress, silent
@@ -121,7 +122,7 @@ def _check_folders(raw: Path, out: Path) -> None:
     inside, outside = raw.resolve(), out.resolve()
     if inside == outside or inside in outside.parents or outside in inside.parents:
         raise DataError("neither of RAW and OUT may lie in the other")
-    if out.exists() and any(out.iterdir()) and not (out / FACTS).exists():
+    if holds_something(out) and not (out / FACTS).exists():
         raise DataError(f"{out.name} holds something else already: choose a new folder")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..cohort import Cohort
 from ..errors import DataError, StageError
+from ..ownership import holds_something
 from ..protocol import set_knobs
 from ..runtime import (
     choose_device,
@@ -73,7 +74,7 @@ def _check_out(run: Run, out: Path) -> None:
     inside = run.folder.resolve() in (out.resolve(), *out.resolve().parents)
     if inside:
         raise StageError(f"{out.name}/ lies in the run's folder: choose a folder beside it")
-    if out.exists() and any(out.iterdir()) and not (out / SAYS).exists():
+    if holds_something(out) and not (out / SAYS).exists():
         raise StageError(f"{out.name}/ holds something else already: choose another folder")
     out.parent.mkdir(parents=True, exist_ok=True)
 

@@ -19,6 +19,7 @@ from .. import protocol
 from ..cohort import Cohort, csv_line
 from ..errors import DataError, StageError
 from ..finding import Finding, read_findings, write_findings
+from ..ownership import holds_something
 from ..protocol import Protocol, set_knobs
 from ..runtime import (
     SCRATCH_FOLDERS,
@@ -196,7 +197,7 @@ def _digest(path: Path) -> str:
 
 
 def _claim(out: Path, study: Protocol) -> None:
-    if out.exists() and any(out.iterdir()) and not (out / "fidelity.yaml").exists():
+    if holds_something(out) and not (out / "fidelity.yaml").exists():
         raise StageError(f"{out.name}/ holds something else already: choose another --out")
     out.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_text(out / "fidelity.yaml", protocol.to_yaml(study))

@@ -15,7 +15,7 @@ from .run import Run
 
 if TYPE_CHECKING:
     from ..release.charts import Curve
-    from ..release.report import Panel
+    from ..release.sheets import Panel
     from ..validation.keeping import Subject
 
 WORST = 10
@@ -149,7 +149,7 @@ def write_page(
 
 
 def _panels(folder: Path, side: str, name: str) -> list[Panel]:
-    from ..release.report import Panel
+    from ..release.sheets import Panel
 
     kinds = (
         ("details", "Planted details", DETAIL_CAPTION),

@@ -9,7 +9,6 @@ import numpy as np
 
 from ..cohort import Cohort
 from ..finding import read_verdict
-from ..pictures import grid_png
 from ..runtime import derive_seed, read_json, read_jsonl, write_text
 from . import choice
 from .judge import findings_of
@@ -17,9 +16,8 @@ from .run import Run, parts_of
 
 if TYPE_CHECKING:
     from ..release.charts import Curve
-    from ..release.report import Panel
+    from ..release.sheets import Panel
 
-SHOWN = 32
 CURVES = {
     "autoencoder": ("Autoencoder", "dB / loss"),
     "diffusion": ("Denoiser", "loss"),
@@ -88,32 +86,31 @@ def _beside_each_other(run: Run) -> list[Panel]:
 def beside_each_other(
     synthetic: Cohort, cohort: Cohort, trained: np.ndarray, *, seed: int
 ) -> list[Panel]:
-    """Return pictures of the first synthetic images and of `trained` ones, drawn at random."""
-    from ..release.report import Panel
+    """Return sheets of synthetic images, and one of `trained` ones drawn at random."""
+    from ..release.sheets import (
+        A_SHEET,
+        FIRST_PX,
+        MOST_SHOWN,
+        Panel,
+        contact_sheets,
+        sheet_png,
+        spread,
+    )
 
+    shown = synthetic.pixels[spread(len(synthetic), MOST_SHOWN)]
+    made = contact_sheets(
+        "Synthetic images", shown, of=len(synthetic), what="as they were drawn", synthetic=True
+    )
     rng = np.random.default_rng(derive_seed(seed, "report"))
-    real = cohort.take(np.sort(rng.permutation(trained)[:SHOWN]))
-    return [
-        Panel(
-            "Synthetic images",
-            f"The first {min(SHOWN, len(synthetic))} of {len(synthetic)}, not chosen.",
-            _sheet(synthetic.pixels[:SHOWN]),
-        ),
-        Panel(
-            "Real training images",
-            f"{len(real)} drawn at random, for comparison.",
-            _sheet(real.pixels),
-        ),
-    ]
-
-
-def _sheet(pixels: np.ndarray) -> bytes:
-    return grid_png(np.asarray(pixels), columns=8, scale=max(1, 96 // pixels.shape[1]))
+    real = cohort.take(np.sort(rng.permutation(trained)[:A_SHEET])).pixels
+    words = f"{len(real)} drawn at random, for comparison."
+    png = sheet_png(real, FIRST_PX, synthetic=False)
+    return [made, Panel("Real training images", words, png)]
 
 
 def private_pictures(run: Run) -> list[Panel]:
     """Return the pictures of single patients that the evidence has."""
-    from ..release.report import Panel
+    from ..release.sheets import Panel
 
     private = run.folder / "evidence" / "private"
     return [

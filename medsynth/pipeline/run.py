@@ -13,6 +13,7 @@ import numpy as np
 from .. import domains, protocol
 from ..cohort import Cohort
 from ..errors import StageError, StaleError
+from ..ownership import working_in
 from ..protocol import Protocol, set_knobs
 from ..runtime import (
     StageRecord,
@@ -184,13 +185,14 @@ class Run:
 
         `inputs` are the digests of what it reads, by default those of the stages it needs.
         """
-        return run_stage(
-            self.folder / stage,
-            build,
-            inputs=self.inputs(stage) if inputs is None else inputs,
-            settings=self.settings(stage),
-            all_ranks=all_ranks,
-        )
+        with working_in(self.folder):
+            return run_stage(
+                self.folder / stage,
+                build,
+                inputs=self.inputs(stage) if inputs is None else inputs,
+                settings=self.settings(stage),
+                all_ranks=all_ranks,
+            )
 
 
 def level_of_test(study: Protocol) -> float:
@@ -202,9 +204,9 @@ def level_of_test(study: Protocol) -> float:
 
 def start(study: Protocol, folder: Path) -> Run:
     """Open a run folder for a study, made where it is absent."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if writes():
-        write_text(folder / "protocol.yaml", protocol.to_yaml(study))
+    with working_in(folder):
+        if writes():
+            write_text(folder / "protocol.yaml", protocol.to_yaml(study))
     return Run(folder, study)
 
 

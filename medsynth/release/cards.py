@@ -1,7 +1,8 @@
-"""The data card: what a cohort is, how it was made, what was found, what was not looked for.
+"""The cards of a release, made from plain data only: what it is, what made it, whom it may betray.
 
-It is the README.md of a release, with the front matter that Hugging Face reads, and made from
-plain data only.
+README.md is the datasheet (after Gebru et al. 2021, arXiv 1803.09010), with the front matter that
+Hugging Face reads; MODEL_CARD.md (after Mitchell et al. 2019, arXiv 1810.03993) is about the
+generator; PRIVACY.md says attack by attack what was measured, with which power, and what was not.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .. import __version__, domains
 from ..finding import Finding, Verdict
 from ..protocol import Diffusion, Protocol, Sample
 from . import wording
+from .attackers import answers, not_concluded, not_measured, say, say_tried
 
 LICENCE_IDS = (
     "apache-2.0",
@@ -36,30 +38,20 @@ LICENCE_IDS = (
 )
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
 OBJECTIVES = {"v": "v", "eps": "noise", "flow": "the velocity of rectified flow"}
+QUALITY = ("reconstruction", "fidelity", "utility", "control")
+OF_THE_MODEL = (
+    "membership.model", "membership.loss", "membership.score", "membership.pia",
+    "membership.calibrated", "canary", "privacy",
+)  # fmt: skip
 SAMPLERS = {"ddim": "DDIM", "dpm": "DPM-Solver++(2M)", "unipc": "UniPC"}
-NOT_LOOKED_FOR = (
-    ("reconstruction", "How faithfully the autoencoder keeps an image."),
-    ("fidelity", "How close the cohort as a whole comes to real images."),
-    ("memorization", "Copies of training images."),
-    (
-        "membership",
-        "Membership: whether it can be told that a given patient was in the training "
-        "data, from images that are not copies.",
-    ),
-    (
-        "identity",
-        "Identity: whether another image of the same person can be matched to a synthetic one.",
-    ),
-    ("canary", "Canaries: what a model that was trained with planted images gives away of them."),
-    ("privacy", "A formal guarantee (differential privacy): none is claimed."),
-    ("utility", "Usefulness: whether a classifier trained on the cohort works on real patients."),
-)
+CARDS = ("PRIVACY.md", "MODEL_CARD.md")  # beside README.md
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardData:
     """What a card is made from; `labels` are {attribute: {value: synthetic images}}, `classes` what
-    the values of masks mean, none where there are none."""
+    the values of masks mean, none where there are none; `weights` says whether the networks leave
+    with the images."""
 
     protocol: Protocol
     images: int
@@ -68,23 +60,46 @@ class CardData:
     verdict: Verdict
     split: Mapping[str, Any]
     classes: Mapping[int, str] = field(default_factory=dict)
+    weights: bool = False
 
 
 def card(data: CardData) -> str:
-    """Return the card as Markdown with YAML front matter."""
-    domain = domains.domain(data.protocol.domain)
+    """Return the datasheet as Markdown with YAML front matter."""
+    return _render("card.md.j2", data, front_matter=_front_matter(data))
+
+
+def model_card(data: CardData) -> str:
+    """Return the card of the generator as Markdown with YAML front matter."""
+    made = [data.findings[name] for name in sorted(data.findings)]
+    return _render(
+        "model_card.md.j2",
+        data,
+        front_matter=_model_front_matter(data),
+        quality=[f for f in made if wording.family(f.name) in QUALITY],
+        leaks=[f for f in made if f.name.startswith(OF_THE_MODEL)],
+    )
+
+
+def privacy_report(data: CardData) -> str:
+    """Return what was measured against whom, and what was not, as Markdown."""
+    answered = answers(data.findings, data.verdict.judgements)
+    return _render("privacy.md.j2", data, answers=answered, tried=say_tried(answered))
+
+
+def _render(template: str, data: CardData, **more: Any) -> str:
     return (
         _environment()
-        .get_template("card.md.j2")
+        .get_template(template)
         .render(
             data=data,
-            front_matter=_front_matter(data),
-            domain=domain,
+            domain=domains.domain(data.protocol.domain),
             version=__version__,
             findings=[data.findings[name] for name in sorted(data.findings)],
             study=study_rows(data.protocol),
             split=split_rows(data.split),
             not_measured=not_measured(data.findings),
+            not_concluded=not_concluded(data.findings, passed=data.verdict.passed),
+            **more,
         )
     )
 
@@ -96,12 +111,6 @@ def count_labels(labels: Sequence[Mapping[str, str]]) -> dict[str, dict[str, int
     for (attribute, value), number in sorted(pairs.items()):
         counts.setdefault(attribute, {})[value] = number
     return counts
-
-
-def not_measured(findings: Mapping[str, Finding]) -> list[str]:
-    """Say in sentences which kinds of evidence these findings do not hold."""
-    families = {wording.family(name) for name in findings}
-    return [words for name, words in NOT_LOOKED_FOR if name not in families]
 
 
 def study_rows(protocol: Protocol) -> list[tuple[str, str]]:
@@ -177,6 +186,20 @@ def _front_matter(data: CardData) -> str:
         "size_categories": [_size_category(data.images)],
         "configs": [{"config_name": "default", "data_dir": "images"}],
     }
+    return _yaml(values)
+
+
+def _model_front_matter(data: CardData) -> str:
+    values: dict[str, Any] = {
+        **_licence(data.protocol.card.licence),
+        "library_name": "diffusers",
+        "pipeline_tag": "unconditional-image-generation",
+        "tags": ["synthetic", "medical", "medical-imaging", data.protocol.domain, "medsynth"],
+    }
+    return _yaml(values)
+
+
+def _yaml(values: Mapping[str, Any]) -> str:
     return "\n".join(
         f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()
     )
@@ -220,5 +243,6 @@ def _environment() -> Environment:
         interval=wording.interval,
         cell=_cell,
         count=wording.count,
+        say=say,
     )
     return environment

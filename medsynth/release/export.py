@@ -22,7 +22,7 @@ from ..finding import Finding, Verdict, write_findings
 from ..protocol import Protocol, to_yaml
 from ..runtime import digest_bytes, digest_file, digest_files, write_json, write_text
 from . import formats, masks
-from .cards import CardData, card, count_labels
+from .cards import CARDS, CardData, card, count_labels, model_card, privacy_report
 from .descriptions import croissant, ro_crate
 from .formats import columns, own_columns
 from .gate import contradictions, digest_findings
@@ -235,7 +235,7 @@ def _describe(folder: Path, cohort: Cohort, protocol: Protocol) -> None:
     )
     write_json(folder / CROISSANT, described)
     parts = {f"{path.name}/": "" for path in sorted(folder.iterdir()) if path.is_dir()}
-    own = [*OWN_FILES, CROISSANT, METADATA, *([NAME] if (folder / NAME).exists() else [])]
+    own = [*OWN_FILES, *CARDS, CROISSANT, METADATA, *([NAME] if (folder / NAME).exists() else [])]
     files = {name: MEDIA.get(Path(name).suffix, "") for name in own}
     write_json(folder / RO_CRATE, ro_crate(protocol.card, name=protocol.name, files=files | parts))
 
@@ -260,8 +260,15 @@ def _write_pages(
         classes=classes,
     )
     write_text(folder / "README.md", card(words))
+    write_text(folder / "PRIVACY.md", privacy_report(words))
+    write_text(folder / "MODEL_CARD.md", model_card(words))
     page = PublicReport(
-        protocol=protocol, verdict=verdict, findings=findings, split=split, cohort=cohort
+        protocol=protocol,
+        verdict=verdict,
+        findings=findings,
+        split=split,
+        images=folder / IMAGES,
+        masks=folder / masks.FOLDER if classes else None,
     )
     write_text(folder / "report.html", public_report(page))
 

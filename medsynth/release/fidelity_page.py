@@ -11,7 +11,8 @@ from markupsafe import Markup
 from ..finding import Finding
 from . import wording
 from .charts import Curve, curve_svg
-from .report import Panel, data_uri, environment, shown_size
+from .report import environment
+from .sheets import Panel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +35,13 @@ def fidelity_page(data: FidelityPage) -> str:
         environment()
         .get_template("fidelity.html.j2")
         .render(
+            private=True,
             title=data.title,
             subject=data.subject,
             said=data.said,
             tables=[(name, _grouped(findings)) for name, findings in data.findings.items()],
             better=sorted(data.better.values(), key=lambda finding: finding.name),
-            panels=[(panel, data_uri(panel.png), shown_size(panel.png)) for panel in data.panels],
+            panels=data.panels,
             curves=[(curve, Markup(curve_svg(curve))) for curve in data.curves],
         )
     )

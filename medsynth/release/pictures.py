@@ -62,6 +62,13 @@ def is_marked(path: Path) -> bool:
         )
 
 
+def read_png(path: Path) -> np.ndarray:
+    """Return a PNG's image as (H, W, 1 or 3), 8 or 16 bits."""
+    with Image.open(path) as picture:
+        image = np.asarray(picture)
+    return image[..., None] if image.ndim == 2 else image
+
+
 def png_size(png: bytes) -> tuple[int, int]:
     """Return (width, height) in pixels from a PNG's header."""
     return struct.unpack(">II", png[16:24])

@@ -1,8 +1,8 @@
 """The evidence as one HTML page: one for inside the hospital, one for the world.
 
 Both hold everything they show and ask for nothing over the network. They come from the same
-findings, but the public one is made of types that can't hold a real pixel: a cohort whose every
-record is synthetic, and numbers.
+findings, but the public one is made of numbers, and of pictures that it reads from the release's
+own folder, in which no real pixel is. To the eye they differ in title, colour and banner.
 """
 
 from __future__ import annotations
@@ -12,28 +12,26 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple
+from pathlib import Path
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from .. import domains
-from ..cohort import Cohort
 from ..errors import RefusedError
 from ..finding import Finding, Verdict
-from ..pictures import grid_png
 from ..protocol import Protocol
 from . import wording
-from .cards import not_measured, split_rows, study_rows
+from .attackers import answers, not_concluded, not_measured, say, say_tried
+from .cards import split_rows, study_rows
 from .charts import Curve, curve_svg, interval_bar, is_logarithmic, power_curve
 from .gate import QUARANTINED, limits
 from .masks import palette
-from .pictures import marks, png_size
+from .pictures import is_marked, png_size, read_png
+from .sheets import MOST_SHOWN, Panel, contact_sheets, spread
 
 GROUP = re.compile(r"memorization\.p_value\.([^.]+)\.([^.]+)")
 POWER = re.compile(r"memorization\.smallest_rate\.([^.]+)")
-SHOWN_IMAGES, SHOWN_COLUMNS, SHOWN_PX = 48, 8, 96
 COLUMN_PX = 784  # the width of the text
 OUTCOME_WORDS = {
     "passed": "Passed",
@@ -46,14 +44,6 @@ OUTCOME_MEANS = {
     "refused": "At least one rule is broken. Nothing may leave.",
     "inconclusive": "No number breaks its rule, but the evidence is too weak. Nothing may leave.",
 }
-
-
-class Panel(NamedTuple):
-    """A picture with its words: `png` are the bytes of a PNG file."""
-
-    heading: str
-    caption: str
-    png: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,21 +69,34 @@ class AuditReport(PrivateReport):
 
 @dataclass(frozen=True, kw_only=True)
 class PublicReport:
-    """What the page for the world shows: it draws its only pictures from a synthetic cohort.
+    """What the page for the world shows: its only pictures are files of `images`, and of `masks`
+    where there are some, folders of a release, in which no real pixel is.
 
-    Raises RefusedError where any image of the cohort is not synthetic.
+    Raises RefusedError where a file that it would show does not say that a model made it.
     """
 
     protocol: Protocol
     verdict: Verdict
     findings: Mapping[str, Finding]
     split: Mapping
-    cohort: Cohort
+    images: Path
+    masks: Path | None = None
     curves: Sequence[Curve] = ()
 
     def __post_init__(self) -> None:
-        if any(record.origin != "synthetic" for record in self.cohort.records):
-            raise RefusedError("a public report shows synthetic images only")
+        if not all(is_marked(path) for path in (*self.shown, *self.shown_masks)):
+            raise RefusedError("a public report shows images alone that are marked as synthetic")
+
+    @property
+    def shown(self) -> list[Path]:
+        """The image files that the page shows, spread evenly over the folder."""
+        paths = sorted(self.images.glob("*.png"))
+        return [paths[i] for i in spread(len(paths), MOST_SHOWN)] if paths else []
+
+    @property
+    def shown_masks(self) -> list[Path]:
+        """The masks of these images, which have their names."""
+        return [] if self.masks is None else [self.masks / path.name for path in self.shown]
 
 
 def private_report(data: PrivateReport) -> str:
@@ -103,11 +106,19 @@ def private_report(data: PrivateReport) -> str:
 
 def public_report(data: PublicReport) -> str:
     """Return the page that leaves with the release: synthetic images and findings only."""
-    return _page(data, private=False, panels=_samples(data.cohort))
+    images = sum(1 for _ in data.images.glob("*.png"))
+    shown = {"Synthetic images": [read_png(path) for path in data.shown]}
+    if data.masks is not None:
+        shown["Their masks"] = [palette()[read_png(path)[..., 0]] for path in data.shown_masks]
+    panels = [
+        contact_sheets(heading, pictures, of=images, what="of the cohort", synthetic=True)
+        for heading, pictures in shown.items()
+    ]
+    return _page(data, private=False, panels=panels)
 
 
 def _page(data: PrivateReport | PublicReport, *, private: bool, panels: Sequence[Panel]) -> str:
-    limits = {item.finding: item for item in data.verdict.judgements}
+    answered = answers(data.findings, data.verdict.judgements)
     audit = isinstance(data, AuditReport)
     return (
         environment()
@@ -125,12 +136,15 @@ def _page(data: PrivateReport | PublicReport, *, private: bool, panels: Sequence
             subgroups=_subgroups(data.findings),
             power=_power(data.findings),
             quarantined=_say_quarantined(data.findings),
-            judged=limits,
             limits=_limits(data),
-            panels=[(panel, data_uri(panel.png), shown_size(panel.png)) for panel in panels],
+            panels=panels,
             curves=[
                 (curve, Markup(curve_svg(curve)), is_logarithmic(curve)) for curve in data.curves
             ],
+            contents=_contents(data, panels),
+            answers=answered,
+            tried=say_tried(answered),
+            not_concluded=not_concluded(data.findings, passed=data.verdict.passed),
             audit=audit,
             overlap=data.overlap if audit else (),
             study=data.study if audit else study_rows(data.protocol),
@@ -138,6 +152,24 @@ def _page(data: PrivateReport | PublicReport, *, private: bool, panels: Sequence
             not_measured=not_measured(data.findings),
         )
     )
+
+
+def _contents(data: PrivateReport | PublicReport, panels: Sequence[Panel]) -> list[tuple[str, str]]:
+    """Return (anchor, words) of the page's parts, in order."""
+    parts = [
+        ("overlap", "What the folders share", isinstance(data, AuditReport)),
+        ("verdict", "Verdict", True),
+        ("means", "What a pass means", True),
+        ("attackers", "Who might attack", True),
+        ("open", "Not measured", True),
+        ("limits", "Not to be concluded", True),
+        ("rules", "Rule by rule", True),
+        ("pictures", "Pictures", bool(panels)),
+        ("training", "Training", bool(data.curves)),
+        ("findings", "Findings", True),
+        ("made", "How it was made", True),
+    ]
+    return [(anchor, words) for anchor, words, there in parts if there]
 
 
 def _limits(data: PrivateReport | PublicReport) -> dict[str, float]:
@@ -185,30 +217,11 @@ def _say_quarantined(findings: Mapping[str, Finding]) -> str:
     )
 
 
-def _samples(cohort: Cohort) -> list[Panel]:
-    """Return images spread evenly over the cohort, so that no one picked the good ones; and their
-    masks, if they have any."""
-    shown = np.unique(np.linspace(0, len(cohort) - 1, SHOWN_IMAGES).astype(int))
-    scale = max(1, SHOWN_PX // cohort.size_px)
-    png = grid_png(cohort.pixels[shown], columns=SHOWN_COLUMNS, scale=scale, marks=marks())
-    caption = (
-        f"{wording.count(len(shown), 'image')} spread evenly over the "
-        f"{wording.count(len(cohort), 'image')} of the cohort, none chosen by hand. Every one is "
-        f"synthetic."
-    )
-    panels = [Panel("Synthetic images", caption, png)]
-    if cohort.masks is not None:
-        drawn = palette()[cohort.masks[shown]]
-        png = grid_png(drawn, columns=SHOWN_COLUMNS, scale=scale, marks=marks())
-        panels.append(Panel("Their masks", "Of the same images, in the same order.", png))
-    return panels
-
-
-def shown_size(png: bytes) -> tuple[int, int]:
-    """Return the size at which a picture is shown: small ones half as large again."""
+def _sized(png: bytes) -> Markup:
+    """Return as attributes how large a picture is shown: small ones half as large again."""
     width, height = png_size(png)
     larger = min(1.5, max(1.0, COLUMN_PX / width))
-    return round(larger * width), round(larger * height)
+    return Markup(f'width="{round(larger * width)}" height="{round(larger * height)}"')
 
 
 def _breakable(name: str) -> Markup:
@@ -221,7 +234,7 @@ def _tied(bar: str) -> str:
     return bar.replace(" ", "\N{NO-BREAK SPACE}").replace("\N{NO-BREAK SPACE}(", " (")
 
 
-def data_uri(png: bytes) -> str:
+def _data_uri(png: bytes) -> str:
     """Return a picture as a link that holds it."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
@@ -237,6 +250,9 @@ def environment() -> Environment:
     )
     made.globals["interval_bar"] = lambda *given: Markup(interval_bar(*given))
     made.filters.update(
+        data_uri=_data_uri,
+        sized=_sized,
+        say=say,
         quantity=wording.quantity,
         interval=wording.interval,
         words=wording.title,

@@ -18,6 +18,7 @@ from ..models.autoencoder import Autoencoder
 from ..models.denoiser import Denoiser, drop_condition, guided
 from ..models.diffusion import Schedule
 from ..models.solvers import solve
+from ..ownership import reserve
 from ..pictures import write_grid
 from ..runtime import derive_seed, writes
 from . import averages
@@ -67,6 +68,7 @@ def encode_views(
     shape = autoencoder.encode(torch.from_numpy(frames[:1]).to(device)).shape[1:]
     views = views_of(symmetry)
     latents = np.lib.format.open_memmap(path, "w+", np.float32, (len(views), len(frames), *shape))
+    reserve(path)
     with torch.inference_mode():
         for number, (quarter, mirrored) in enumerate(views):
             start = 0

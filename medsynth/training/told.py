@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from .. import protocol
 from ..data.loader import Frames
 from ..models.autoencoder import Autoencoder
+from ..ownership import reserve
 from ..runtime import derive_seed
 
 
@@ -106,6 +107,7 @@ def encode_changed(
         [draw_amounts(settings, count, view=k, seed=seed) for k in range(settings.views)]
     )
     latents = np.lib.format.open_memmap(path, "w+", np.float32, (settings.views, count, *shape))
+    reserve(path)
     start = 0
     with torch.inference_mode():
         for chunk in frames.chunks(64):

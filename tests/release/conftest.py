@@ -19,6 +19,12 @@ def study() -> dict:
 
 
 @pytest.fixture
+def made_up_study(study) -> dict:
+    """The same, for modules that know another `study`."""
+    return study
+
+
+@pytest.fixture
 def with_findings(study):
     """Return a function that changes findings by name and puts the study before the gate again."""
 

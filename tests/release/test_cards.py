@@ -1,9 +1,14 @@
-"""What a card says of how the images were drawn."""
+"""What the cards say: how the images were drawn, who may attack, what the model gives away."""
+
+import re
+from pathlib import Path
 
 import pytest
 from tiny import study
 
-from medsynth.release.cards import study_rows
+from medsynth.finding import Finding
+from medsynth.release.attackers import ATTACKS
+from medsynth.release.cards import CardData, model_card, privacy_report, study_rows
 
 WAYS = [
     ({}, "DDIM, 4 steps, guidance 1, eta 0"),
@@ -35,3 +40,56 @@ LEARNED = [
 def test_card_says_how_the_denoiser_learned(knobs, said):
     changed = study(**{f"diffusion.{name}": value for name, value in knobs.items()})
     assert said in dict(study_rows(changed))["Diffusion"]
+
+
+def cards(study, **changes):
+    data = {key: study[key] for key in ("protocol", "verdict", "findings", "split")}
+    return CardData(**(data | {"images": 24, "labels": {}} | changes))
+
+
+def test_the_privacy_report_says_who_attacks_with_which_power_and_what_stays_open(made_up_study):
+    text = privacy_report(cards(made_up_study))
+    assert "copy rate 0 % (interval 0 % to 1.37 %; 1 % for held-out real patients; n = 300)" in text
+    assert "Shown to work: recall, crop 84 % (interval 66 % to 89 %; n = 25)" in text  # the weakest
+    open_ = text.split("## What was not measured")[1]
+    assert "Matcher: Can a training patient be recognised" in open_
+    assert "up to 1.37 % of the images may be copies" in open_
+    assert "anonymous in the sense of the law" in open_
+    for sentence in made_up_study["verdict"].claim:
+        assert sentence in text
+
+
+def test_an_attack_without_a_number_is_said_to_be_one(made_up_study):
+    nan = float("nan")
+    row = Finding("identity.match_rate", nan, nan, nan, 0, "share of synthetic images",
+                  "lower is better", "too few people with several pictures")  # fmt: skip
+    text = privacy_report(
+        cards(made_up_study, findings=made_up_study["findings"] | {row.name: row})
+    )
+    assert "*Tried, without a number.*" in text
+    assert "No number: `identity.match_rate`" in text
+    assert "same person? (Tried, without a number.)" in text
+
+
+def test_the_model_card_says_whether_weights_leave_and_what_they_give_away(made_up_study):
+    text = model_card(cards(made_up_study))
+    assert "Its weights are not part of this release" in text
+    assert "nobody asked the weights" in text
+    assert "library_name" in text.split("---\n")[1]
+    row = Finding("membership.model.p_value", 0.3, 0.2, 0.4, 99, "probability",
+                  "higher is better", "permutations")  # fmt: skip
+    text = model_card(
+        cards(made_up_study, weights=True, findings=made_up_study["findings"] | {row.name: row})
+    )
+    assert "Its weights are part of this release" in text
+    assert "`membership.model.p_value`: model, p-value 0.3 (interval 0.2 to 0.4; n = 99)" in text
+    assert "and the weights not" not in text
+
+
+def test_every_finding_that_answers_an_attack_is_on_the_page_of_measures():
+    """A measure that was renamed would leave its attack "not measured" for ever."""
+    page = (Path(__file__).parents[2] / "docs" / "measures.md").read_text()
+    for attack in ATTACKS:
+        for name in (*attack.found, *attack.power):
+            general = re.sub(r"membership\.(?!model)\w+\.", "membership.<attack>.", name)
+            assert f"`{general}`" in page, name

@@ -25,8 +25,9 @@ ROOT = Path(__file__).parents[2]
 
 def test_a_release_holds_what_it_says_and_verifies(released, study):
     names = {path.name for path in released.iterdir()}
-    assert names == {"images", "README.md", "report.html", "findings.jsonl", "verdict.json",
-                     "protocol.yaml", "manifest.json", "SHA256SUMS", "croissant.json",
+    assert names == {"images", "README.md", "PRIVACY.md", "MODEL_CARD.md", "report.html",
+                     "findings.jsonl", "verdict.json", "protocol.yaml", "manifest.json",
+                     "SHA256SUMS", "croissant.json",
                      "ro-crate-metadata.json"}  # fmt: skip
     assert read_findings(released / "findings.jsonl") == study["findings"]
     assert read_verdict(released / "verdict.json") == study["verdict"]
@@ -227,7 +228,7 @@ def test_the_card_says_verdict_limits_gaps_and_use(released, study):
     text = (released / "README.md").read_text()
     assert "Not for clinical use" in text
     assert "What was not measured" in text
-    assert "Membership" in text
+    assert "Can it be told that the candidate was in the training set?" in text
     for sentence in study["verdict"].claim:
         assert sentence in text
     for name in study["findings"]:

@@ -1,26 +1,32 @@
+import base64
 import itertools
 import re
+import shutil
+import tempfile
 from dataclasses import fields, replace
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import judged, make_findings
+from made_up import judged, make_cohort, make_findings
 
 import medsynth.release
-from medsynth.cohort import Cohort
+from medsynth import protocol
 from medsynth.errors import RefusedError
-from medsynth.finding import Finding
+from medsynth.finding import Finding, read_findings, read_verdict
 from medsynth.pictures import grid_png
+from medsynth.release.attackers import answers
 from medsynth.release.charts import Curve, curve_svg, interval_bar, power_curve
+from medsynth.release.pictures import MADE_BY_A_MODEL, encode_png
 from medsynth.release.report import (
-    Panel,
     PrivateReport,
     PublicReport,
     private_report,
     public_report,
 )
+from medsynth.release.sheets import Panel
 
 VOID = {"meta", "img", "br", "wbr", "link", "hr", "input"}
 CURVE = Curve("Autoencoder", "loss", {"training": [(1, 2.0), (5, 0.5)], "validation": [(5, 0.6)]})
@@ -61,9 +67,18 @@ def private(study, **changes):
     return private_report(PrivateReport(**data))
 
 
+@cache
+def images() -> Path:
+    """The images' folder of a release of the made-up study."""
+    folder = Path(tempfile.mkdtemp())
+    for record, image in zip((cohort := make_cohort()).records, cohort.pixels, strict=True):
+        (folder / f"{record.id}.png").write_bytes(encode_png(image, synthetic=True))
+    return folder
+
+
 def public(study, **changes):
-    data = {key: study[key] for key in ("protocol", "verdict", "findings", "split", "cohort")}
-    return public_report(PublicReport(**(data | changes)))
+    data = {key: study[key] for key in ("protocol", "verdict", "findings", "split")}
+    return public_report(PublicReport(**(data | {"images": images()} | changes)))
 
 
 def picture():
@@ -99,12 +114,18 @@ def test_a_page_can_be_read_by_a_screen_reader(study, build):
 
 
 def test_only_the_private_page_warns_that_it_must_not_leave(study):
-    assert "must not leave the hospital" in Page(private(study)).words()
-    assert "must not leave the hospital" not in Page(public(study)).words()
+    inside, outside = private(study), public(study)
+    for words in ("shows patients: keep it inside the hospital", "must not leave the hospital"):
+        assert words in Page(inside).words()
+        assert words not in Page(outside).words()
+    assert "<title>INSIDE ONLY, shows patients · Passed" in inside
+    assert "<title>Passed" in outside
+    assert '<html lang="en" class="private">' in inside
+    assert '<html lang="en" class="public">' in outside
 
 
 def test_the_verdict_comes_before_everything_else(study):
-    headings = re.findall(r"<h2>(?:<svg.*?</svg>)?\s*(.*?)</h2>", private(study))
+    headings = re.findall(r"<h2[^>]*>(?:<svg.*?</svg>)?\s*(.*?)</h2>", private(study))
     assert headings[0] == "Passed"
     assert headings.index("Rule by rule") < headings.index("Pictures") < headings.index("Training")
     assert headings.index("Training") < headings.index("Findings")
@@ -136,15 +157,51 @@ def test_every_finding_and_every_rule_is_shown(study):
 
 def test_no_type_of_the_public_page_can_hold_a_picture():
     assert {field.name for field in fields(PublicReport)} == {
-        "protocol", "verdict", "findings", "split", "cohort", "curves"}  # fmt: skip
+        "protocol", "verdict", "findings", "split", "images", "curves"}  # fmt: skip
 
 
-@pytest.mark.parametrize("origin", ["real", "derived", "canary"])
-def test_a_public_page_with_one_image_that_is_not_synthetic_is_refused(study, origin):
-    first, *rest = study["cohort"].records
-    cohort = Cohort("fundus", (replace(first, origin=origin), *rest), study["cohort"].pixels)
-    with pytest.raises(RefusedError, match="synthetic images only"):
-        public(study, cohort=cohort)
+def test_a_public_page_that_would_show_one_unmarked_image_is_refused(study, tmp_path):
+    for path in images().glob("*.png"):
+        shutil.copy(path, tmp_path)
+    public(study, images=tmp_path)
+    (tmp_path / "syn-000009.png").write_bytes(picture())
+    with pytest.raises(RefusedError, match="marked as synthetic"):
+        public(study, images=tmp_path)
+
+
+def test_the_public_page_is_made_of_nothing_but_the_released_files(released, study):
+    """Its pixels are those of the folder: from the folder alone it comes out byte for byte."""
+    again = PublicReport(
+        protocol=protocol.load(released / "protocol.yaml"),
+        verdict=read_verdict(released / "verdict.json"),
+        findings=read_findings(released / "findings.jsonl"),
+        split=study["split"],
+        images=released / "images",
+    )
+    assert public_report(again) == (released / "report.html").read_text()
+    shown = re.findall(r"data:image/png;base64,([^\"]+)", (released / "report.html").read_text())
+    assert all(MADE_BY_A_MODEL.encode() in base64.b64decode(png) for png in shown)
+
+
+def test_every_attack_is_answered_or_said_to_be_unmeasured(study):
+    text = Page(public(study)).words()
+    found, rest = text.split("What was not measured")[-2:]
+    unmeasured = rest.split("What may not be concluded")[0]
+    for answer in answers(study["findings"]):
+        question = answer.attack.question
+        assert (question in found) == answer.measured
+        assert (question in unmeasured) == (not answer.measured)
+
+
+def test_an_attack_that_was_not_shown_to_work_is_no_evidence(study):
+    findings = {
+        name: found for name, found in study["findings"].items()
+        if not name.startswith("memorization.recall")
+    }  # fmt: skip
+    text = Page(private(judged(study["protocol"], study["cohort"], findings))).words()
+    assert "measured, and not shown to work" in text
+    assert "nothing says that this attack finds what is there" in text
+    assert "not shown to work" not in Page(private(study)).words()
 
 
 def test_what_a_person_wrote_is_text_and_never_markup(study):
@@ -164,12 +221,20 @@ def test_a_finding_that_is_no_number_is_shown_as_such(study):
 
 def test_text_stands_out_from_the_paper_in_light_and_dark():
     css = (Path(medsynth.release.__file__).parent / "templates" / "style.css").read_text()
-    palettes = [dict(re.findall(r"--([\w-]+): (#\w{6})", part)) for part in css.split("@media")[:2]]
-    for palette in palettes:
-        for name in ("ink", "soft", "passed", "refused", "inconclusive", "waived", "accent"):
-            for paper in ("paper", "tint"):
-                assert contrast(palette[name], palette[paper]) >= 4.5, (name, paper)
-        assert contrast(palette["alarm-ink"], palette["alarm-paper"]) >= 4.5
+    light, dark = (
+        [
+            dict(re.findall(r"--([\w-]+): (#\w{6})", rule))
+            for rule in re.findall(r"{([^{}]*)}", part)
+        ]
+        for part in css.split("@media")[:2]
+    )
+    for public_, private_ in ((light[0], light[0] | light[1]), (dark[0], dark[0] | dark[1])):
+        assert public_["paper"] != private_["paper"]
+        for palette in (public_, private_):
+            for name in ("ink", "soft", "passed", "refused", "inconclusive", "waived", "accent"):
+                for paper in ("paper", "tint"):
+                    assert contrast(palette[name], palette[paper]) >= 4.5, (name, paper)
+            assert contrast(palette["banner-ink"], palette["banner-paper"]) >= 4.5
 
 
 def contrast(a: str, b: str) -> float:
