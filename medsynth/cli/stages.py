@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -127,15 +128,22 @@ def release(
             help="Write the images in this shape too, beside card.formats; may be repeated.",
         ),
     ] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KEY", help="Sign it with this SSH key, whose public half recipients know."
+        ),
+    ] = None,
     json_: AsJson = False,
 ) -> None:
     """Write RUN/release, the one door out; refuses what the gate did not pass as it stands."""
     from .. import pipeline
+    from ..release.signature import signer
 
     also = [chosen.value for chosen in format_ or ()]
-    folder = pipeline.release(pipeline.open_run(run), also=also)
+    folder = pipeline.release(pipeline.open_run(run), also=also, sign=sign)
     say(
-        {"release": str(folder)},
+        {"release": str(folder), "signer": signer(folder)},
         json_,
         f"Released: {folder}",
         f"Whoever gets it can check it with: medsynth verify {folder.name}",

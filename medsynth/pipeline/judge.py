@@ -253,12 +253,13 @@ def require_verdict(run: Run) -> Verdict:
     return verdict
 
 
-def release(run: Run, *, also: Sequence[str] = ()) -> Path:
+def release(run: Run, *, also: Sequence[str] = (), sign: Path | None = None) -> Path:
     """Write release/, the one door out; `also` are formats beside those of the protocol.
 
-    Raises RefusedError unless the gate passed as it stands.
+    `sign` is a key to sign it with; a signature that is there stays where the very same is
+    released again. Raises RefusedError unless the gate passed as it stands.
     """
-    from ..release import export
+    from ..release import export, signature
 
     verdict = require_verdict(run)
     if not verdict.passed:
@@ -278,6 +279,10 @@ def release(run: Run, *, also: Sequence[str] = ()) -> Path:
         ledger=budget.read_ledger(run.folder),
         also=also,
     )
+    if sign is not None:
+        signature.sign(workspace, sign)
+    else:
+        signature.keep(folder, workspace)
     shutil.rmtree(folder, ignore_errors=True)
     workspace.rename(folder)
     return folder

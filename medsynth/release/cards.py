@@ -19,6 +19,7 @@ from .. import __version__, domains
 from ..finding import Finding, Verdict
 from ..protocol import Diffusion, Protocol, Sample
 from . import wording
+from .waivers import waivers
 
 LICENCE_IDS = (
     "apache-2.0",
@@ -83,6 +84,7 @@ def card(data: CardData) -> str:
             study=study_rows(data.protocol),
             split=split_rows(data.split),
             not_measured=not_measured(data.findings),
+            waivers=waivers(data.verdict),
         )
     )
 

@@ -21,7 +21,7 @@ from ..errors import DataError, RefusedError
 from ..finding import Finding, Verdict, write_findings
 from ..protocol import Protocol, to_yaml
 from ..runtime import digest_bytes, digest_file, digest_files, write_json, write_text
-from . import formats
+from . import formats, recognition
 from .cards import CardData, card, count_labels
 from .descriptions import croissant, ro_crate
 from .formats import RESERVED_COLUMNS, columns
@@ -39,6 +39,7 @@ OWN_FILES = (
     "verdict.json",
     "protocol.yaml",
     "manifest.json",
+    recognition.NAME,
     "SHA256SUMS",
 )
 IMAGES, METADATA = "images", "images/metadata.csv"
@@ -81,6 +82,7 @@ def write_release(
     _require_empty(folder)
     images = _write_images(folder / IMAGES, cohort)
     write_text(folder / METADATA, _metadata(cohort, images))
+    write_text(folder / recognition.NAME, recognition.hashes_csv(cohort))
     public, redacted = publishable(protocol)
     write_text(folder / "protocol.yaml", to_yaml(public))
     write_findings(folder / "findings.jsonl", findings.values())

@@ -29,6 +29,7 @@ from .cards import not_measured, split_rows, study_rows
 from .charts import Curve, curve_svg, interval_bar, is_logarithmic, power_curve
 from .gate import QUARANTINED, limits
 from .pictures import marks, png_size
+from .waivers import waivers
 
 GROUP = re.compile(r"memorization\.p_value\.([^.]+)\.([^.]+)")
 POWER = re.compile(r"memorization\.smallest_rate\.([^.]+)")
@@ -135,6 +136,7 @@ def _page(data: PrivateReport | PublicReport, *, private: bool, panels: Sequence
             study=data.study if audit else study_rows(data.protocol),
             split=[row for row in split_rows(data.split) if row[2] or not audit],
             not_measured=not_measured(data.findings),
+            waivers=waivers(data.verdict),
         )
     )
 
