@@ -556,6 +556,10 @@ class Sample(Section):
     """Wished shares by attribute and value; null follows the training cohort's joint counts.
     Attributes that are not listed keep the patients' shares, or, with diffusion.private, are left
     out: {} asks for no labels."""
+    rarest: Count | None = None
+    """A combination of labels that fewer training patients than this have is not drawn: attributes
+    are left unknown until as many have the rest. Null takes 5, and 1 draws all; with
+    diffusion.private the wished labels are public and all are drawn."""
     generator: Literal["diffusion", "memorize"] = "diffusion"
     """`memorize` hands out training images through the autoencoder, to show that the gate works."""
 

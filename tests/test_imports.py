@@ -18,6 +18,7 @@ RANKS = {
     "errors": 0,
     "runtime": 1,
     "pictures": 2, "finding": 2, "budget": 2, "vocabulary": 2, "domains": 2,
+    "rarity": 2,
     "protocol": 3,
     "cohort": 4, "reference": 4,
     "data": 5, "models": 5,

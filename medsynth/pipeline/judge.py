@@ -14,6 +14,7 @@ from ..cohort import Cohort
 from ..data.canaries import Canaries
 from ..errors import RefusedError, StageError, StaleError
 from ..finding import Finding, Verdict, read_findings, read_verdict, write_findings
+from ..rarity import LeftOut
 from ..runtime import (
     StageRecord,
     choose_device,
@@ -179,10 +180,16 @@ def decide(run: Run) -> Verdict:
         [digests["autoencoder"], digests["diffusion"], run.protocol.sample.generator]
     )
     real = [Cohort.read(run.folder / "intake")]
-    claim += choice.said(run)
+    claim += (*choice.said(run), *_left_out(run))
     verdict = judge(run, findings, claim, digests, generator=generator, real=real)
     write_json(path, verdict.to_dict())
     return verdict
+
+
+def _left_out(run: Run) -> tuple[str, ...]:
+    """Say how many combinations of labels were too rare to be drawn; nothing of an older cohort."""
+    path = run.folder / "synthetic" / "labels.json"
+    return (LeftOut(**read_json(path)).sentence,) if path.exists() else ()
 
 
 def judge(

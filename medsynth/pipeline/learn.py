@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .. import rarity
 from ..data import canaries
 from ..data.loader import Frames
 from ..domains import Symmetry
@@ -20,6 +21,7 @@ from ..runtime import (
     ranks,
     require_stage,
     wait_for_everyone,
+    write_json,
     writes,
 )
 from ..vocabulary import Vocabulary
@@ -224,10 +226,16 @@ def _sample(run: Run, folder: Path, progress: Progress) -> None:
         chosen = np.random.default_rng(derive_seed(study.seed, "copies")).integers(
             0, len(train), study.sample.images
         )
-        conditions = [train.labels[i] for i in chosen]
+        labels = train.labels
+        conditions = [labels[i] for i in chosen]
         draw = _copier(run, train, chosen)
     else:
         draw = _sampler(run)
+    if study.diffusion.private is None:
+        rarest = study.sample.rarest or rarity.RAREST
+        conditions, told = rarity.suppress(conditions, train.labels, train.patients, rarest=rarest)
+        if writes():
+            write_json(folder / "labels.json", vars(told))
     synthesis.sample_cohort(
         draw,
         conditions,

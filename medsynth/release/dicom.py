@@ -8,6 +8,7 @@ Source: DICOM PS3.3, C.12.1.1.1 (Synthetic Data), C.7.6.1 (Image Type), A.8.1 (S
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -59,6 +60,33 @@ REQUIRED = {  # Secondary Capture's mandatory modules; a test holds it against h
     "SOPClassUID": "1",
     "SOPInstanceUID": "1",
 }
+EQUIPMENT = ("Manufacturer", "PurposeOfReferenceCodeSequence")  # type 1 in its sequence
+CODE = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
+WRITTEN = {  # whatever else a file holds came from somewhere else
+    *REQUIRED,
+    *EQUIPMENT,
+    *CODE,
+    "SpecificCharacterSet",
+    "SyntheticData",
+    "ImageType",
+    "DerivationDescription",
+    "ContributingEquipmentSequence",
+    "ManufacturerModelName",
+    "SoftwareVersions",
+    "ContributionDescription",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "ContentQualification",
+    "SeriesDescription",
+    "ImageComments",
+    "PatientOrientation",
+    "PlanarConfiguration",
+    "PixelData",
+}
+UNKNOWN = ("PatientBirthDate", "PatientSex", "StudyDate", "AccessionNumber",
+           "ReferringPhysicianName")  # fmt: skip
+UIDS = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+DIGEST = re.compile(r"\b(\w+) sha256 [0-9a-f]{64}\b")
 LONGEST = 1024  # characters of a Short Text
 
 
@@ -141,6 +169,7 @@ def _made_by(study: Study) -> str:
 
 
 def _say_synthetic(dataset: Any, study: Study, labels: Mapping[str, str]) -> None:
+    dataset.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: labels are in any language
     dataset.SyntheticData = "YES"
     dataset.ImageType = ["DERIVED", "SECONDARY"]
     dataset.ConversionType = "SYN"
@@ -164,21 +193,57 @@ def _say_synthetic(dataset: Any, study: Study, labels: Mapping[str, str]) -> Non
 
 def check(path: Path) -> Iterable[str]:
     """Yield in words what is wrong with a released DICOM file: the standard's required attributes,
-    and the marks that say that it is synthetic. Needs pydicom alone; reads no pixel."""
+    the marks that say that it is synthetic, and whatever medsynth does not write. Needs pydicom
+    alone; unpacks no pixel."""
     import pydicom
 
-    dataset = pydicom.dcmread(path, stop_before_pixels=True)
+    dataset = pydicom.dcmread(path)
+    yield from _not_conforming(dataset)
+    yield from _not_synthetic(dataset)
+    strange = {element.keyword or "a private attribute" for element in dataset.iterall()} - WRITTEN
+    for keyword in sorted(strange):
+        yield f"has {keyword}, which medsynth does not write"
+
+
+def _not_conforming(dataset: Any) -> Iterable[str]:
+    """Yield what PS3.3 requires of a Secondary Capture image and is not there."""
     for keyword, kind in REQUIRED.items():
         if keyword not in dataset:
             yield f"has no {keyword}"
         elif kind == "1" and dataset[keyword].is_empty:
             yield f"has an empty {keyword}"
+    if dataset.get("SamplesPerPixel") == 3 and "PlanarConfiguration" not in dataset:
+        yield "has no PlanarConfiguration"
+    for equipment in dataset.get("ContributingEquipmentSequence", ()):
+        codes = equipment.get("PurposeOfReferenceCodeSequence", ())
+        wanted = [(equipment, name) for name in EQUIPMENT]
+        wanted += [(code, name) for code in codes for name in CODE]
+        for part, name in wanted:
+            if name not in part or part[name].is_empty:
+                yield f"has no {name} in its ContributingEquipmentSequence"
+    if dataset.get("BitsAllocated") not in (8, 16) or "PixelData" not in dataset:
+        yield "has no pixels of 8 or 16 bits"
+
+
+def _not_synthetic(dataset: Any) -> Iterable[str]:
+    """Yield where a file does not say what it is, or names somebody who was not invented."""
     if dataset.get("SOPClassUID") != SECONDARY_CAPTURE:
         yield "is no Secondary Capture image"
     if dataset.get("SyntheticData") != "YES" or not _is_synthesized(dataset):
         yield "does not say that it is synthetic"
+    if list(dataset.get("ImageType", ())) != ["DERIVED", "SECONDARY"]:
+        yield "is not of the type DERIVED, SECONDARY"
+    told = set(DIGEST.findall(str(dataset.get("DerivationDescription", ""))))
+    if not {"protocol", "diffusion"} <= told:
+        yield "does not tell the digests of the model and the protocol that made it"
+    if not all(str(dataset.get(name, "")).startswith("2.25.") for name in UIDS):
+        yield "has a UID that medsynth did not make"
     if not str(dataset.get("PatientID", "")).startswith("SYN-"):
         yield "names a patient who was not invented"
+    elif not str(dataset.get("PatientName", "")).startswith("Synthetic^SYN-"):
+        yield "names a patient who was not invented"
+    if any(dataset.get(name) for name in UNKNOWN):
+        yield "tells of a patient, where there is none"
 
 
 def _is_synthesized(dataset: Any) -> bool:
