@@ -238,9 +238,8 @@ def _not_synthetic(dataset: Any) -> Iterable[str]:
         yield "does not tell the digests of the model and the protocol that made it"
     if not all(str(dataset.get(name, "")).startswith("2.25.") for name in UIDS):
         yield "has a UID that medsynth did not make"
-    if not str(dataset.get("PatientID", "")).startswith("SYN-"):
-        yield "names a patient who was not invented"
-    elif not str(dataset.get("PatientName", "")).startswith("Synthetic^SYN-"):
+    who = str(dataset.get("PatientID", ""))
+    if not who.startswith("SYN-") or dataset.get("PatientName") != f"Synthetic^{who}":
         yield "names a patient who was not invented"
     if any(dataset.get(name) for name in UNKNOWN):
         yield "tells of a patient, where there is none"
