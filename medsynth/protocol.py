@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +28,9 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
+
+WHITE_BOX = "membership.model.p_value"
+"""The finding of attacks on the weights that a rule must be on where weights are released."""
 
 ControlKind = Literal["canny", "hough", "soft_edges", "vessels", "keypoints", "mask"]
 
@@ -718,6 +722,9 @@ class Card(Section):
     formats: tuple[Literal["parquet", "webdataset", "npz", "dicom"], ...] = ()
     """Shapes in which the images leave beside PNG files and their table (parquet and dicom: extra
     [export])."""
+    weights: Literal[True] | None = None
+    """Release the autoencoder's and the denoiser's weights too, as a folder for diffusers and
+    MONAI; needs a rule on membership.model.p_value that is not waived. Null keeps them."""
 
 
 class Protocol(Section):
@@ -780,6 +787,18 @@ class Protocol(Section):
             raise ValueError(
                 "diffusion.private needs sample.labels: the values and shares of the patients' "
                 "own labels are not covered by a privacy budget; {} asks for no labels"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_guarded(self) -> Protocol:
+        rules = [rule.finding for rule in self.gate.rules if rule.waived is None]
+        guarded = any(fnmatchcase(WHITE_BOX, finding) for finding in rules)
+        if self.card.weights and (not guarded or self.validate_.white_box_images == 0):
+            raise ValueError(
+                f"card.weights needs a rule on {WHITE_BOX} that is not waived, and "
+                f"validate.white_box_images above 0: whoever has the weights can ask them who was "
+                f"trained on"
             )
         return self
 

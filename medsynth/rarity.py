@@ -68,6 +68,16 @@ def suppress(
     return [dict(kept[key]) for key in keys], told
 
 
+def common(real: Sequence[Labels], patients: Sequence[int], *, rarest: int) -> dict[str, list[str]]:
+    """Return the values, by attribute, that at least `rarest` patients have."""
+    table = _Patients(real, patients)
+    found: dict[str, list[str]] = {}
+    for attribute, value in sorted(table.has):
+        if table.count([(attribute, value)]) >= rarest:
+            found.setdefault(attribute, []).append(value)
+    return found
+
+
 class _Patients:
     """Counts the patients of whom an image has all of some labels."""
 

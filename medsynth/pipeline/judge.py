@@ -12,9 +12,10 @@ import numpy as np
 from .. import budget
 from ..cohort import Cohort
 from ..data.canaries import Canaries
+from ..data.loader import Frames
 from ..errors import RefusedError, StageError, StaleError
 from ..finding import Finding, Verdict, read_findings, read_verdict, write_findings
-from ..rarity import LeftOut
+from ..rarity import RAREST, LeftOut, common
 from ..runtime import (
     StageRecord,
     choose_device,
@@ -30,6 +31,7 @@ from . import choice
 from .run import PLANS, Progress, Run, level_of_test, open_autoencoder, parts_of, silent
 
 if TYPE_CHECKING:
+    from ..release.weights import Weights
     from ..validation.losses import Model
 
 
@@ -284,6 +286,7 @@ def release(run: Run, *, also: Sequence[str] = (), sign: Path | None = None) -> 
         split=read_json(run.folder / "split" / "split.json"),
         models={name: verdict.digests[name] for name in ("autoencoder", "diffusion", "lens")},
         ledger=budget.read_ledger(run.folder),
+        networks=_networks(run),
         also=also,
     )
     if sign is not None:
@@ -293,6 +296,28 @@ def release(run: Run, *, also: Sequence[str] = (), sign: Path | None = None) -> 
     shutil.rmtree(folder, ignore_errors=True)
     workspace.rename(folder)
     return folder
+
+
+def _networks(run: Run) -> Weights | None:
+    """Return what of the weights leaves, where the protocol lets them; labels that few training
+    patients have are not among what they know, but for a privacy budget's, which are public."""
+    if not run.protocol.card.weights:
+        return None
+    from ..models.diffusion import Schedule
+    from ..release.weights import Weights
+
+    cohort, parts = parts_of(run)
+    train = Frames(cohort, parts["train"])
+    rarest = run.protocol.sample.rarest or RAREST
+    wished = run.protocol.sample.labels or {}
+    private = run.protocol.diffusion.private is not None
+    return Weights(
+        autoencoder=run.folder / "autoencoder",
+        diffusion=run.folder / "diffusion",
+        betas=Schedule.of(run.protocol.diffusion).betas.tolist(),
+        common=wished if private else common(train.labels, train.patients, rarest=rarest),
+        rarest=rarest,
+    )
 
 
 def remaining(run: Run) -> Cohort:

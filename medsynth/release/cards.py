@@ -73,7 +73,7 @@ def card(data: CardData) -> str:
     """Return the card as Markdown with YAML front matter."""
     domain = domains.domain(data.protocol.domain)
     return (
-        _environment()
+        environment()
         .get_template("card.md.j2")
         .render(
             data=data,
@@ -167,11 +167,10 @@ def split_rows(split: Mapping[str, Any]) -> list[tuple[str, int, int]]:
 
 
 def _front_matter(data: CardData) -> str:
-    """Return YAML lines; each value is JSON, which YAML reads as it stands."""
     protocol = data.protocol
     values: dict[str, Any] = {
         "pretty_name": protocol.card.title,
-        **_licence(protocol.card.licence),
+        **licence(protocol.card.licence),
         "tags": ["synthetic", "medical", "medical-imaging", protocol.domain, "medsynth"],
         "task_categories": [
             "image-classification" if data.labels else "unconditional-image-generation"
@@ -179,12 +178,18 @@ def _front_matter(data: CardData) -> str:
         "size_categories": [_size_category(data.images)],
         "configs": [{"config_name": "default", "data_dir": "images"}],
     }
+    return yaml_lines(values)
+
+
+def yaml_lines(values: Mapping[str, Any]) -> str:
+    """Write a line a key; each value is JSON, which YAML reads as it stands."""
     return "\n".join(
         f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()
     )
 
 
-def _licence(words: str) -> dict[str, str]:
+def licence(words: str) -> dict[str, str]:
+    """Return a licence as the front matter of a card has it, by its id where it has one."""
     name = re.sub(r"[\s_]+", "-", words.strip().lower())
     if name in LICENCE_IDS:
         return {"license": name}
@@ -200,7 +205,8 @@ def _cell(text: str) -> str:
     return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return what the cards' templates are filled in with."""
     environment = Environment(
         loader=PackageLoader("medsynth.release"),
         autoescape=False,  # Markdown, not HTML

@@ -21,7 +21,7 @@ from ..errors import DataError, RefusedError
 from ..finding import Finding, Verdict, write_findings
 from ..protocol import Protocol, to_yaml
 from ..runtime import digest_bytes, digest_file, digest_files, write_json, write_text
-from . import formats, recognition
+from . import formats, recognition, weights
 from .cards import CardData, card, count_labels
 from .descriptions import croissant, ro_crate
 from .formats import RESERVED_COLUMNS, columns
@@ -30,6 +30,7 @@ from .ledger import NAME, published
 from .ledger import faults as ledger_faults
 from .pictures import encode_png
 from .report import PublicReport, public_report
+from .weights import Weights
 
 FORMAT = 1
 OWN_FILES = (
@@ -66,16 +67,19 @@ def write_release(
     models: Mapping[str, str],
     also: Sequence[str] = (),
     ledger: Ledger | None = None,
+    networks: Weights | None = None,
 ) -> None:
     """Write a release into an empty folder.
 
     `models` are digests by name; `also` are formats beside those of the protocol; `ledger` is the
-    privacy budget's, where there is one. Raises RefusedError, with every reason, where the gate
-    did not pass just this cohort, these findings, this protocol and these models, where the ledger
-    is not what is claimed, and where any record is not synthetic or points to a patient; DataError
-    where the folder is not empty.
+    privacy budget's, where there is one, and `networks` are the weights, where they leave. Raises
+    RefusedError, with every reason, where the gate did not pass just this cohort, these findings,
+    this protocol and these models, where the ledger is not what is claimed, where weights leave
+    unguarded, and where any record is not synthetic or points to a patient; DataError where the
+    folder is not empty.
     """
     reasons = list(_reasons(cohort, protocol, findings, verdict, models))
+    reasons += weights.reasons(protocol, verdict, networks)
     reasons += [f"{NAME}: {fault}" for fault in ledger_faults(ledger, protocol, findings)]
     if reasons:
         raise RefusedError("this can't be released", reasons)
@@ -93,6 +97,8 @@ def write_release(
     made_by = {**models, "protocol": protocol.digest}
     contents = formats.Contents(cohort, folder / IMAGES, made_by)
     formats.write(folder, (*protocol.card.formats, *also), contents)
+    if networks is not None:
+        weights.write(folder, networks, protocol=public, findings=findings, verdict=verdict)
     _describe(folder, cohort, protocol)
     write_json(
         folder / "manifest.json",

@@ -21,7 +21,7 @@ from ..errors import DataError, MedsynthError
 from ..finding import Finding, Verdict, read_findings, read_verdict
 from ..protocol import Protocol, digest_as_written, load
 from ..runtime import digest_file, read_json
-from . import ledger, recognition, signature
+from . import ledger, recognition, signature, weights
 from .export import FORMAT, IMAGES, METADATA, OWN_FILES
 from .gate import contradictions, digest_findings
 from .pictures import is_marked, png_size
@@ -77,6 +77,7 @@ def verify(folder: Path, *, key: Path | None = None) -> Verification:
         "dicom": partial(_check_dicom, folder),
         "verdict.json": partial(_check_verdict, folder, manifest, judged),
         ledger.NAME: partial(_check_ledger, folder, judged),
+        weights.NAME: partial(_check_weights, folder, judged),
         recognition.NAME: partial(recognition.faults, folder, manifest.get("images", {})),
         signature.NAME: partial(signature.faults, folder, key),
     }
@@ -238,6 +239,11 @@ def _check_verdict(folder: Path, manifest: dict[str, Any], judged: Judged | None
     same = said == protocol.digest or said == digest_as_written(folder / "protocol.yaml")
     if not manifest.get("protocol_redacted") and not same:
         yield "protocol.yaml: is not the protocol of manifest.json"
+
+
+def _check_weights(folder: Path, judged: Judged | None) -> Iterable[str]:
+    if judged is not None:
+        yield from weights.faults(folder, judged[2], judged[0])
 
 
 def _check_ledger(folder: Path, judged: Judged | None) -> Iterable[str]:
