@@ -134,6 +134,14 @@ def release(
             metavar="KEY", help="Sign it with this SSH key, whose public half recipients know."
         ),
     ] = None,
+    credentials: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PEM",
+            help="Put signed content credentials (C2PA) into each PNG, with the key and "
+            "certificates in this file, which is made where it is absent.",
+        ),
+    ] = None,
     json_: AsJson = False,
 ) -> None:
     """Write RUN/release, the one door out; refuses what the gate did not pass as it stands."""
@@ -141,7 +149,7 @@ def release(
     from ..release.signature import signer
 
     also = [chosen.value for chosen in format_ or ()]
-    folder = pipeline.release(pipeline.open_run(run), also=also, sign=sign)
+    folder = pipeline.release(pipeline.open_run(run), also=also, sign=sign, credentials=credentials)
     say(
         {"release": str(folder), "signer": signer(folder)},
         json_,

@@ -262,13 +262,20 @@ def require_verdict(run: Run) -> Verdict:
     return verdict
 
 
-def release(run: Run, *, also: Sequence[str] = (), sign: Path | None = None) -> Path:
+def release(
+    run: Run,
+    *,
+    also: Sequence[str] = (),
+    sign: Path | None = None,
+    credentials: Path | None = None,
+) -> Path:
     """Write release/, the one door out; `also` are formats beside those of the protocol.
 
-    `sign` is a key to sign it with; a signature that is there stays where the very same is
-    released again. Raises RefusedError unless the gate passed as it stands.
+    `sign` is an SSH key to sign it with, `credentials` a key and certificates for content
+    credentials in each PNG. Raises RefusedError unless the gate passed as it stands.
     """
     from ..release import export, signature
+    from ..release.credentials import signer
 
     verdict = require_verdict(run)
     if not verdict.passed:
@@ -288,14 +295,21 @@ def release(run: Run, *, also: Sequence[str] = (), sign: Path | None = None) -> 
         ledger=budget.read_ledger(run.folder),
         networks=_networks(run),
         also=also,
+        mark=None if credentials is None else signer(credentials),
     )
     if sign is not None:
         signature.sign(workspace, sign)
-    else:
-        signature.keep(folder, workspace)
     shutil.rmtree(folder, ignore_errors=True)
     workspace.rename(folder)
     return folder
+
+
+def is_released(run: Run, verdict: Verdict) -> bool:
+    """True where release/ is whole and of this very verdict: it may be signed, and stays."""
+    from ..release.verify import verify
+
+    found = verify(run.folder / "release") if (run.folder / "release").is_dir() else None
+    return found is not None and found.ok and found.verdict == verdict
 
 
 def _networks(run: Run) -> Weights | None:

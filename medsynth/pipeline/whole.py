@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..finding import Verdict, read_verdict
 from ..runtime import wait_for_everyone, writes
-from .judge import decide, release, validate
+from .judge import decide, is_released, release, validate
 from .learn import fit, sample
 from .prepare import ingest, split
 from .report import report
@@ -30,7 +30,7 @@ def run_all(run: Run, raw: Path, progress: Progress = silent) -> Verdict:
 def _conclude(run: Run) -> None:
     verdict = decide(run)
     report(run)
-    if verdict.passed:
+    if verdict.passed and not is_released(run, verdict):
         release(run)
-    else:
+    elif not verdict.passed:
         shutil.rmtree(run.folder / "release", ignore_errors=True)

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -68,15 +68,17 @@ def write_release(
     also: Sequence[str] = (),
     ledger: Ledger | None = None,
     networks: Weights | None = None,
+    mark: Callable[[bytes], bytes] | None = None,
 ) -> None:
     """Write a release into an empty folder.
 
     `models` are digests by name; `also` are formats beside those of the protocol; `ledger` is the
-    privacy budget's, where there is one, and `networks` are the weights, where they leave. Raises
-    RefusedError, with every reason, where the gate did not pass just this cohort, these findings,
-    this protocol and these models, where the ledger is not what is claimed, where weights leave
-    unguarded, and where any record is not synthetic or points to a patient; DataError where the
-    folder is not empty.
+    privacy budget's, where there is one; `networks` are the weights, where they leave; `mark` puts
+    signed credentials into a PNG's bytes, which are then others each time. Raises RefusedError,
+    with every reason, where the gate did not pass just this cohort, these findings, this protocol
+    and these models, where the ledger is not what is claimed, where weights leave unguarded, and
+    where any record is not synthetic or points to a patient; DataError where the folder is not
+    empty.
     """
     reasons = list(_reasons(cohort, protocol, findings, verdict, models))
     reasons += weights.reasons(protocol, verdict, networks)
@@ -84,7 +86,7 @@ def write_release(
     if reasons:
         raise RefusedError("this can't be released", reasons)
     _require_empty(folder)
-    images = _write_images(folder / IMAGES, cohort)
+    images = _write_images(folder / IMAGES, cohort, mark)
     write_text(folder / METADATA, _metadata(cohort, images))
     write_text(folder / recognition.NAME, recognition.hashes_csv(cohort))
     public, redacted = publishable(protocol)
@@ -203,12 +205,15 @@ def _require_empty(folder: Path) -> None:
         raise DataError(f"a release needs an empty folder, {folder.name}/ has {strange[0]}")
 
 
-def _write_images(folder: Path, cohort: Cohort) -> dict[str, str]:
+def _write_images(
+    folder: Path, cohort: Cohort, mark: Callable[[bytes], bytes] | None
+) -> dict[str, str]:
     """Write each image as a PNG named by its id; return {path in the release: sha256} in order."""
     folder.mkdir()
     digests = {}
     for record, image in zip(cohort.records, cohort.pixels, strict=True):
         png = encode_png(image, synthetic=True)
+        png = png if mark is None else mark(png)
         name = f"{record.id}.png"
         (folder / name).write_bytes(png)
         digests[f"{IMAGES}/{name}"] = digest_bytes(png)

@@ -44,13 +44,6 @@ def sign(folder: Path, key: Path) -> None:
         raise DataError(f"--sign: ssh-keygen could not sign with {key.name}: {_last(done.stderr)}")
 
 
-def keep(old: Path, new: Path) -> None:
-    """Carry a signature over from an old folder of a release to a new one of the same bytes."""
-    paths = (old / NAME, old / SIGNED, new / SIGNED)
-    if all(path.is_file() for path in paths) and paths[1].read_bytes() == paths[2].read_bytes():
-        shutil.copyfile(old / NAME, new / NAME)
-
-
 def faults(folder: Path, key: Path | None) -> Iterable[str]:
     """Yield what is wrong with a release's signature; `key` holds the public key that must have
     signed, one a line. Without a key a signature must fit the release, whoever made it."""

@@ -213,17 +213,3 @@ def test_without_ssh_keygen_only_a_key_that_must_have_signed_is_a_fault(released
     monkeypatch.setenv("PATH", "")
     assert verify(released).ok
     assert "needs ssh-keygen" in "".join(verify(released, key=key.with_suffix(".pub")).faults)
-
-
-@needs_ssh_keygen
-def test_the_same_release_again_keeps_its_signature_and_another_does_not(released, key, tmp_path):
-    signature.sign(released, key)
-    again = tmp_path / "again"
-    again.mkdir()
-    (again / "SHA256SUMS").write_bytes((released / "SHA256SUMS").read_bytes())
-    signature.keep(released, again)
-    assert (again / signature.NAME).read_bytes() == (released / signature.NAME).read_bytes()
-    (again / signature.NAME).unlink()
-    (again / "SHA256SUMS").write_text("other\n")
-    signature.keep(released, again)
-    assert not (again / signature.NAME).exists()
