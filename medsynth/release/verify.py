@@ -36,6 +36,7 @@ UNREADABLE = (
     RecursionError,
     struct.error,
 )
+PUBLIC = '<meta name="medsynth-report" content="public">'
 Judged = tuple[Verdict, Mapping[str, Finding], Protocol]
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
@@ -74,6 +75,7 @@ def verify(folder: Path, *, key: Path | None = None) -> Verification:
         "manifest.json": partial(_check_manifest, listed, manifest),
         "images": partial(_check_images, folder, manifest),
         METADATA: partial(_check_metadata, folder, manifest),
+        "report.html": partial(_check_report, folder),
         "dicom": partial(_check_dicom, folder),
         "verdict.json": partial(_check_verdict, folder, manifest, judged),
         ledger.NAME: partial(_check_ledger, folder, judged),
@@ -203,6 +205,11 @@ def _check_metadata(folder: Path, manifest: dict[str, Any]) -> Iterable[str]:
         yield f"{METADATA}: its {len(rows)} rows are not the images of manifest.json"
     if len({row["id"] for row in rows}) != len(rows):
         yield f"{METADATA}: an id comes twice"
+
+
+def _check_report(folder: Path) -> Iterable[str]:
+    if PUBLIC not in (folder / "report.html").read_text():
+        yield "report.html: is not the public one; the one for inside the hospital shows patients"
 
 
 def _check_dicom(folder: Path) -> Iterable[str]:
