@@ -100,7 +100,7 @@ class Verdict:
     """Passed, refused or inconclusive, rule by rule, with the digests of all that was judged.
 
     `claim` says in words what a pass means and what it does not; `attempt` counts how often this
-    run has put evidence before the gate.
+    run has put evidence before the gate; `waived` counts what did not hold and was waived.
     """
 
     outcome: Outcome
@@ -108,6 +108,7 @@ class Verdict:
     claim: tuple[str, ...]
     judgements: tuple[Judgement, ...]
     digests: Mapping[str, str] = field(default_factory=dict)
+    waived: int = 0
 
     @property
     def passed(self) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,9 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
+
+WHITE_BOX = "membership.model.p_value"
+"""The finding of attacks on the weights that a rule must be on where weights are released."""
 
 ControlKind = Literal["canny", "hough", "soft_edges", "vessels", "keypoints", "mask"]
 
@@ -656,6 +660,10 @@ class Sample(Section):
     """Wished shares by attribute and value; null follows the training cohort's joint counts.
     Attributes that are not listed keep the patients' shares, or, with diffusion.private, are left
     out: {} asks for no labels."""
+    rarest: Count | None = None
+    """A combination of labels that fewer training patients than this have is not drawn: attributes
+    are left unknown until as many have the rest. Null takes 5, and 1 draws all; with
+    diffusion.private the wished labels are public and all are drawn."""
     generator: Literal["diffusion", "memorize"] = "diffusion"
     """`memorize` hands out training images through the autoencoder, to show that the gate works."""
 
@@ -773,6 +781,16 @@ class Validate(Section):
     """Measure of what use the images are; null does not, {} does with these defaults."""
 
 
+class Waiver(Section):
+    """Leave a rule out of the decision. It is judged all the same, and who waived it and why stand
+    on top of every card and report."""
+
+    reason: Annotated[str, Field(min_length=10)]
+    """Why, in a sentence for whoever gets the release."""
+    by: Annotated[str, Field(min_length=3)]
+    """Name of who decided so; it is published."""
+
+
 class Rule(Section):
     """A bar on a Finding, held against the pessimistic end of its interval: exactly one of
     `at_most`, `at_least` and `not_rejected_at`."""
@@ -786,6 +804,8 @@ class Rule(Section):
     not_rejected_at: Annotated[float, Field(gt=0, lt=1)] | None = None
     """For a p-value: the test must not reject at this level, of which attempt j gets the share
     1 / 2^j."""
+    waived: Waiver | None = None
+    """The rule does not close the gate where it is broken; null, and it does."""
 
     @model_validator(mode="after")
     def _has_one_bar(self) -> Rule:
@@ -805,8 +825,9 @@ class Gate(Section):
     @field_validator("rules")
     @classmethod
     def _guards_privacy(cls, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
-        if not any(rule.finding.startswith("memorization") for rule in rules):
-            raise ValueError("at least one rule must be on a memorization finding")
+        kept = [rule for rule in rules if rule.waived is None]
+        if not any(rule.finding.startswith("memorization") for rule in kept):
+            raise ValueError("at least one rule must be on a memorization finding, and not waived")
         return rules
 
 
@@ -824,6 +845,9 @@ class Card(Section):
     formats: tuple[Literal["parquet", "webdataset", "npz", "dicom"], ...] = ()
     """Shapes in which the images leave beside PNG files and their table (parquet and dicom: extra
     [export])."""
+    weights: Literal[True] | None = None
+    """Release the autoencoder's and the denoiser's weights too, as a folder for diffusers and
+    MONAI; needs a rule on membership.model.p_value that is not waived. Null keeps them."""
 
 
 class Protocol(Section):
@@ -942,6 +966,18 @@ class Protocol(Section):
             raise ValueError(
                 f"the rule on {asked[0]} needs validate.utility, which is null: {{}} takes its "
                 f"defaults"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_guarded(self) -> Protocol:
+        rules = [rule.finding for rule in self.gate.rules if rule.waived is None]
+        guarded = any(fnmatchcase(WHITE_BOX, finding) for finding in rules)
+        if self.card.weights and (not guarded or self.validate_.white_box_images == 0):
+            raise ValueError(
+                f"card.weights needs a rule on {WHITE_BOX} that is not waived, and "
+                f"validate.white_box_images above 0: whoever has the weights can ask them who was "
+                f"trained on"
             )
         return self
 

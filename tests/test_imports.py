@@ -19,6 +19,7 @@ RANKS = {
     "runtime": 1,
     "ownership": 2,
     "pictures": 2, "finding": 2, "budget": 2, "vocabulary": 2, "domains": 2,
+    "rarity": 2,
     "protocol": 3,
     "cohort": 4, "reference": 4,
     "data": 5, "models": 5,

@@ -19,6 +19,7 @@ from medsynth.cohort import Cohort
 from medsynth.errors import RefusedError, StaleError
 from medsynth.pipeline import drawn as drawing
 from medsynth.pipeline import judge
+from medsynth.rarity import RAREST, LeftOut
 from medsynth.release.pictures import encode_png
 from medsynth.release.verify import verify
 from medsynth.runtime import digest_files, read_json
@@ -160,3 +161,117 @@ def test_another_run_on_the_same_patients_is_another_attempt_where_a_site_counts
     assert verdict.attempt == 2
     assert any("all runs of this site" in sentence for sentence in verdict.claim)
     assert len((other / "attempts.jsonl").read_text().splitlines()) == 1
+
+
+# What leaves, whatever its form -----------------------------------------------------------------
+
+PIXELS = 64
+EMBEDDED = re.compile(rb"base64,([A-Za-z0-9+/=]+)")
+WEIGHTS = np.random.default_rng(0).integers(1, 2**63, PIXELS, dtype=np.uint64) * 2 + 1
+EVERY_FORMAT = ("parquet", "webdataset", "npz", "dicom")
+
+
+def windows(data: bytes) -> np.ndarray:
+    """(N, 64) uint8: every run of 64 bytes."""
+    values = np.frombuffer(data, np.uint8)
+    return (
+        np.lib.stride_tricks.sliding_window_view(values, PIXELS)
+        if len(values) >= PIXELS
+        else (np.empty((0, PIXELS), np.uint8))
+    )
+
+
+def hashes(data: bytes) -> np.ndarray:
+    """(N,) uint64: a hash of every run of 64 bytes; equal runs have equal hashes."""
+    runs = windows(data)
+    parts = [runs[i : i + 65536] @ WEIGHTS for i in range(0, len(runs), 65536)]
+    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+
+
+def runs_of_patients(images: np.ndarray) -> np.ndarray:
+    """Hashes of every run of 64 pixels of the images (N, H, W, 1), along rows and along columns,
+    but for flat ones, which are anybody's."""
+    found = []
+    for image in images[..., 0]:
+        for data in (image.tobytes(), np.ascontiguousarray(image.T).tobytes()):
+            lively = np.ptp(windows(data), axis=1) > 8
+            found.append(hashes(data)[lively])
+    return np.unique(np.concatenate(found))
+
+
+def contents(folder: Path):
+    """Every file's bytes, and the pixels of every picture in it, also of those in a page."""
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        data = path.read_bytes()
+        yield path.name, data
+        pictures = [data] if path.suffix == ".png" else []
+        pictures += [
+            base64.b64decode(text) for text in re.findall(rb"base64,([A-Za-z0-9+/=]+)", data)
+        ]
+        for picture in pictures:
+            pixels = np.asarray(Image.open(io.BytesIO(picture)))
+            planes = pixels[..., None] if pixels.ndim == 2 else pixels
+            for channel in range(planes.shape[2]):
+                yield path.name, np.ascontiguousarray(planes[..., channel]).tobytes()
+        if path.suffix == ".npz":
+            yield from ((path.name, array.tobytes()) for array in np.load(path).values())
+
+
+def leaks(folder: Path, known: np.ndarray) -> set[str]:
+    return {name for name, data in contents(folder) if np.isin(hashes(data), known).any()}
+
+
+def test_no_64_pixels_of_any_patient_are_in_a_release_in_any_format(run):
+    folder = pipeline.release(run, also=EVERY_FORMAT)
+    cohort = Cohort.read(run.folder / "intake")
+    known = runs_of_patients(cohort.pixels)
+    assert len(known) > 50_000
+    assert {path.parent.name for path in folder.rglob("*")} >= set(EVERY_FORMAT)
+    assert leaks(folder, known) == set()
+    # The search is not blind: part of one image, as a picture, in a page and among other bytes.
+    image = cohort.pixels[0]
+    strip = np.repeat(image[8:14], 5, axis=0)[::5]
+    (folder / "strip.png").write_bytes(encode_png(strip, synthetic=True))
+    page = base64.b64encode(encode_png(image, synthetic=False))
+    (folder / "page.html").write_bytes(b'<img src="data:image/png;base64,' + page + b'">')
+    (folder / "bytes.bin").write_bytes(b"x" * 99 + image.tobytes()[300:380] + b"y" * 9)
+    np.savez_compressed(folder / "more.npz", image=image)
+    hidden = {"strip.png", "page.html", "bytes.bin", "more.npz"}
+    assert leaks(folder, known) == hidden
+
+
+def test_a_second_run_leaves_a_whole_release_as_it_is_and_mends_a_broken_one(run, raw):
+    folder = pipeline.release(run, also=("npz",))
+    pipeline.run_all(run, raw)
+    assert (folder / "npz").is_dir()  # asked for by hand, and still there
+    (folder / "README.md").write_text("changed")
+    pipeline.run_all(run, raw)
+    assert verify(folder).ok
+
+
+def test_the_verdict_says_how_many_rare_combinations_of_labels_were_left_out(finished):
+    told = LeftOut(**read_json(finished / "synthetic" / "labels.json"))
+    assert told.rarest == RAREST
+    assert told.sentence in read_json(finished / "verdict.json")["claim"]
+    assert told.sentence in (finished / "release" / "README.md").read_text()
+    cohort, parts = pipeline.parts_of(pipeline.open_run(finished))
+    train = cohort.take(parts["train"])
+    for labels in {tuple(r.labels.items()) for r in Cohort.read(finished / "synthetic").records}:
+        has = [all(r.labels.get(k) == v for k, v in labels) for r in train.records]
+        assert not labels or len(set(train.patients[has].tolist())) >= RAREST
+
+
+def test_weights_leave_where_the_protocol_says_so_and_their_rule_passed(run):
+    rules = [*OPEN["gate.rules"], {"finding": "membership.model.p_value", "at_least": 0.0}]
+    changed = pipeline.start(study(**{"gate.rules": rules, "card.weights": True}), run.folder)
+    assert pipeline.decide(changed).passed
+    folder = pipeline.release(changed)
+    assert verify(folder).faults == ()
+    assert (folder / "model" / "unet" / "diffusion_pytorch_model.safetensors").exists()
+    assert "membership.model" in (folder / "model" / "README.md").read_text()
+    kept = read_json(folder / "model" / "model.json")["tokens"]
+    cohort, parts = pipeline.parts_of(run)
+    train = cohort.take(parts["train"])
+    for name, value in kept:
+        has = np.array([r.labels.get(name) == value for r in train.records])
+        assert len(set(train.patients[has].tolist())) >= RAREST

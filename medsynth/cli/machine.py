@@ -17,27 +17,71 @@ app = typer.Typer()
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="RELEASE", help="A released folder.")],
+    key: Annotated[
+        Path | None,
+        typer.Option(metavar="PUB", help="Public key of the data holder, which must have signed."),
+    ] = None,
+    find: Annotated[
+        Path | None,
+        typer.Option(metavar="IMAGE", help="Is this image one of the release, its marks stripped?"),
+    ] = None,
     json_: AsJson = False,
 ) -> None:
-    """Check a release anywhere: every byte, the marks and the verdict. Needs no torch."""
+    """Check a release anywhere: every byte, the marks, the verdict, who signed. Needs no torch."""
     from ..release.verify import verify as check
 
     if not folder.is_dir():
         raise DataError(f"expected the folder of a release, {folder.name} is none")
-    found = check(folder)
+    if find is not None:
+        return _find(find, folder, json_)
+    if key is not None and not key.is_file():
+        raise DataError(f"--key: expected a file with a public key, {key.name} is none")
+    found = check(folder, key=key)
     result = {
         "ok": found.ok,
         "images": found.images,
         "faults": found.faults,
+        "waived": found.verdict.waived if found.verdict else 0,
         "fingerprint": found.fingerprint,
+        "signer": found.signer,
     }
-    good = (
-        f"{found.images} images, unchanged since release; the verdict stands.",
-        f"Fingerprint, to compare with what the data holder says: {found.fingerprint}",
-    )
-    say(result, json_, *(good if found.ok else found.faults))
+    say(result, json_, *(_good(found, key) if found.ok else found.faults))
     if not found.ok:
         raise typer.Exit(1)
+
+
+def _good(found: Any, key: Path | None) -> list[str]:
+    from ..release.waivers import waivers
+
+    signed = {
+        (False, False): "Nobody signed it.",
+        (True, False): f"Signed with {found.signer}; whose key that is, --key PUB tells.",
+        (True, True): f"Signed with the key in {key.name if key else ''}, {found.signer}.",
+    }[bool(found.signer), key is not None]
+    return [
+        *waivers(found.verdict),
+        f"{found.images} images, unchanged since release; the verdict stands.",
+        signed,
+        f"Fingerprint, to compare with what the data holder says: {found.fingerprint}",
+    ]
+
+
+def _find(image: Path, release: Path, as_json: bool) -> None:
+    from ..release import recognition
+
+    matches = recognition.find(image, release)
+    nearest = matches[0].distance
+    found = nearest <= recognition.WITHIN
+    bits = f"of {recognition.BITS} bits differ"
+    lines = [f"{match.id}: the same picture ({match.distance} {bits})" for match in matches]
+    none = f"None of the released images: of the nearest {nearest} {bits}, of the same picture at "
+    none += f"most {recognition.WITHIN} would."
+    result = {
+        "found": found,
+        "matches": [match._asdict() for match in matches] if found else [],
+        "nearest": nearest,
+    }
+    say(result, as_json, *(lines if found else [none]))
 
 
 @app.command()

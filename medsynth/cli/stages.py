@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -130,18 +131,33 @@ def release(
             help="Write the images in this shape too, beside card.formats; may be repeated.",
         ),
     ] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KEY", help="Sign it with this SSH key, whose public half recipients know."
+        ),
+    ] = None,
+    credentials: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PEM",
+            help="Put signed content credentials (C2PA) into each PNG, with the key and "
+            "certificates in this file, which is made where it is absent.",
+        ),
+    ] = None,
     json_: AsJson = False,
 ) -> None:
     """Write RUN/release, the one door out; refuses what the gate did not pass as it stands."""
     from .. import pipeline
     from ..ownership import working_in
+    from ..release.signature import signer
 
     also = [chosen.value for chosen in format_ or ()]
     opened = pipeline.open_run(run)
     with working_in(run):
-        folder = pipeline.release(opened, also=also)
+        folder = pipeline.release(opened, also=also, sign=sign, credentials=credentials)
     say(
-        {"release": str(folder)},
+        {"release": str(folder), "signer": signer(folder)},
         json_,
         f"Released: {folder}",
         f"Whoever gets it can check it with: medsynth verify {folder.name}",

@@ -77,6 +77,11 @@ class Schedule:
             betas = np.minimum(1 - signal[1:] / signal[:-1], 0.999)
         return np.cumprod(1 - betas)
 
+    @property
+    def betas(self) -> np.ndarray:
+        """(T,) float64: the share of variance that each step replaces by noise."""
+        return 1 - self.abar / np.concatenate([[1.0], self.abar[:-1]])
+
     def angle(self, t: int) -> float:
         """Return atan2(noise, signal) at a time: 0 at the clean end, near pi/2 in pure noise."""
         abar = 1.0 if t == CLEAN else float(self.abar[t])

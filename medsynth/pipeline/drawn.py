@@ -8,9 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import rarity
 from ..data.loader import Frames
 from ..errors import DataError
-from ..runtime import StageRecord, choose_device, derive_seed, wait_for_everyone, writes
+from ..runtime import (
+    StageRecord,
+    choose_device,
+    derive_seed,
+    wait_for_everyone,
+    write_json,
+    writes,
+)
 from .control import open_fitted, sampler
 from .learn import drawer
 from .masks import draw_shares, open_known
@@ -59,11 +67,24 @@ def _plan(run: Run, folder: Path, progress: Progress) -> Drawing:
     cohort, parts = parts_of(run)
     train = Frames(cohort, parts["train"])
     if run.protocol.sample.generator == "memorize":
-        return _copies(run, train)
-    conditions = choose_labels(run, train)
+        drawing = _copies(run, train)
+        return replace(drawing, conditions=_without_rare(run, drawing.conditions, train, folder))
+    conditions = _without_rare(run, choose_labels(run, train), train, folder)
     if run.protocol.masks is not None:
         return _pairs(run, conditions, folder, progress)
     return Drawing(conditions, _sampler(run))
+
+
+def _without_rare(run: Run, labels, train: Frames, folder: Path) -> Sequence[Mapping[str, str]]:
+    """Return labels without what few training patients have, and write down how many had some; a
+    privacy budget's labels are the protocol's, and tell of nobody."""
+    if run.protocol.diffusion.private is not None:
+        return labels
+    rarest = run.protocol.sample.rarest or rarity.RAREST
+    kept, told = rarity.suppress(labels, train.labels, train.patients, rarest=rarest)
+    if writes():
+        write_json(folder / "labels.json", vars(told))
+    return kept
 
 
 def _sampler(run: Run) -> Draw:

@@ -13,8 +13,10 @@ import numpy as np
 from .. import budget
 from ..cohort import Cohort
 from ..data.canaries import Canaries
+from ..data.loader import Frames
 from ..errors import RefusedError, StageError, StaleError
 from ..finding import Finding, Verdict, read_findings, read_verdict, write_findings
+from ..rarity import RAREST, LeftOut, common
 from ..runtime import (
     StageRecord,
     choose_device,
@@ -33,6 +35,7 @@ from .run import PLANS, Progress, Run, level_of_test, open_autoencoder, parts_of
 
 if TYPE_CHECKING:
     from ..data.lessons import Teach
+    from ..release.weights import Weights
     from ..validation.losses import Model
 
 JUDGED = ("synthetic", "evidence")  # bound by digests of their own
@@ -208,11 +211,17 @@ def decide(run: Run) -> Verdict:
     made_by = [digests[name] for name in models_of(run) if name != "lens"]
     generator = digest_json([*made_by, run.protocol.sample.generator])
     real = [Cohort.read(run.folder / "intake")]
-    claim += choice.said(run)
+    claim += (*choice.said(run), *_left_out(run))
     tried = gate.digest_findings(_evidence(run))  # a control is no try at the gate's tests
     verdict = judge(run, findings, claim, digests, generator=generator, tried=tried, real=real)
     write_json(path, verdict.to_dict())
     return verdict
+
+
+def _left_out(run: Run) -> tuple[str, ...]:
+    """Say how many combinations of labels were too rare to be drawn; nothing of an older cohort."""
+    path = run.folder / "synthetic" / "labels.json"
+    return (LeftOut(**read_json(path)).sentence,) if path.exists() else ()
 
 
 def judge(
@@ -285,12 +294,20 @@ def require_verdict(run: Run) -> Verdict:
     return verdict
 
 
-def release(run: Run, *, also: Sequence[str] = ()) -> Path:
+def release(
+    run: Run,
+    *,
+    also: Sequence[str] = (),
+    sign: Path | None = None,
+    credentials: Path | None = None,
+) -> Path:
     """Write release/, the one door out; `also` are formats beside those of the protocol.
 
-    Raises RefusedError unless the gate passed as it stands.
+    `sign` is an SSH key to sign it with, `credentials` a key and certificates for content
+    credentials in each PNG. Raises RefusedError unless the gate passed as it stands.
     """
-    from ..release import export
+    from ..release import export, signature
+    from ..release.credentials import signer
 
     verdict = require_verdict(run)
     if not verdict.passed:
@@ -308,8 +325,12 @@ def release(run: Run, *, also: Sequence[str] = ()) -> Path:
         split=read_json(run.folder / "split" / "split.json"),
         models={name: verdict.digests[name] for name in models_of(run)},
         ledger=budget.read_ledger(run.folder),
+        networks=_networks(run),
         also=also,
+        mark=None if credentials is None else signer(credentials),
     )
+    if sign is not None:
+        signature.sign(workspace, sign)
     shutil.rmtree(folder, ignore_errors=True)
     workspace.rename(folder)
     return folder
@@ -319,6 +340,36 @@ def models_of(run: Run) -> tuple[str, ...]:
     """Return the stages whose networks a cohort was made or judged by."""
     makers = [name for name in run.plans if name not in PLANS]
     return ("autoencoder", "diffusion", *makers, "lens")
+
+
+def is_released(run: Run, verdict: Verdict) -> bool:
+    """True where release/ is whole and of this very verdict: it may be signed, and stays."""
+    from ..release.verify import verify
+
+    found = verify(run.folder / "release") if (run.folder / "release").is_dir() else None
+    return found is not None and found.ok and found.verdict == verdict
+
+
+def _networks(run: Run) -> Weights | None:
+    """Return what of the weights leaves, where the protocol lets them; labels that few training
+    patients have are not among what they know, but for a privacy budget's, which are public."""
+    if not run.protocol.card.weights:
+        return None
+    from ..models.diffusion import Schedule
+    from ..release.weights import Weights
+
+    cohort, parts = parts_of(run)
+    train = Frames(cohort, parts["train"])
+    rarest = run.protocol.sample.rarest or RAREST
+    wished = run.protocol.sample.labels or {}
+    private = run.protocol.diffusion.private is not None
+    return Weights(
+        autoencoder=run.folder / "autoencoder",
+        diffusion=run.folder / "diffusion",
+        betas=Schedule.of(run.protocol.diffusion).betas.tolist(),
+        common=wished if private else common(train.labels, train.patients, rarest=rarest),
+        rarest=rarest,
+    )
 
 
 def remaining(run: Run) -> Cohort:

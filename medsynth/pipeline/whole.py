@@ -12,7 +12,7 @@ from ..finding import Verdict, read_verdict
 from ..runtime import wait_for_everyone, writes
 from .control import fit_control, with_control
 from .drawn import sample
-from .judge import decide, release, validate
+from .judge import decide, is_released, release, validate
 from .learn import fit
 from .mapped import Masks
 from .masks import fit_masks
@@ -66,7 +66,7 @@ def _fit_pairs(run: Run, masks: Masks, progress: Progress) -> None:
 def _conclude(run: Run) -> None:
     verdict = decide(run)
     report(run)
-    if verdict.passed:
+    if verdict.passed and not is_released(run, verdict):
         release(run)
-    else:
+    elif not verdict.passed:
         shutil.rmtree(run.folder / "release", ignore_errors=True)

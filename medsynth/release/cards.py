@@ -21,6 +21,7 @@ from ..finding import Finding, Verdict
 from ..protocol import Diffusion, Protocol, Sample
 from . import wording
 from .attackers import answers, not_concluded, not_measured, say, say_tried
+from .waivers import waivers
 
 LICENCE_IDS = (
     "apache-2.0",
@@ -88,7 +89,7 @@ def privacy_report(data: CardData) -> str:
 
 def _render(template: str, data: CardData, **more: Any) -> str:
     return (
-        _environment()
+        environment()
         .get_template(template)
         .render(
             data=data,
@@ -99,6 +100,7 @@ def _render(template: str, data: CardData, **more: Any) -> str:
             split=split_rows(data.split),
             not_measured=not_measured(data.findings),
             not_concluded=not_concluded(data.findings, passed=data.verdict.passed),
+            waivers=waivers(data.verdict),
             **more,
         )
     )
@@ -176,30 +178,30 @@ def split_rows(split: Mapping[str, Any]) -> list[tuple[str, int, int]]:
 
 
 def _front_matter(data: CardData) -> str:
-    """Return YAML lines; each value is JSON, which YAML reads as it stands."""
     protocol = data.protocol
     values: dict[str, Any] = {
         "pretty_name": protocol.card.title,
-        **_licence(protocol.card.licence),
+        **licence(protocol.card.licence),
         "tags": ["synthetic", "medical", "medical-imaging", protocol.domain, "medsynth"],
         "task_categories": _tasks(data),
         "size_categories": [_size_category(data.images)],
         "configs": [{"config_name": "default", "data_dir": "images"}],
     }
-    return _yaml(values)
+    return yaml_lines(values)
 
 
 def _model_front_matter(data: CardData) -> str:
     values: dict[str, Any] = {
-        **_licence(data.protocol.card.licence),
+        **licence(data.protocol.card.licence),
         "library_name": "diffusers",
         "pipeline_tag": "unconditional-image-generation",
         "tags": ["synthetic", "medical", "medical-imaging", data.protocol.domain, "medsynth"],
     }
-    return _yaml(values)
+    return yaml_lines(values)
 
 
-def _yaml(values: Mapping[str, Any]) -> str:
+def yaml_lines(values: Mapping[str, Any]) -> str:
+    """Write a line a key; each value is JSON, which YAML reads as it stands."""
     return "\n".join(
         f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()
     )
@@ -211,7 +213,8 @@ def _tasks(data: CardData) -> list[str]:
     return tasks or ["unconditional-image-generation"]
 
 
-def _licence(words: str) -> dict[str, str]:
+def licence(words: str) -> dict[str, str]:
+    """Return a licence as the front matter of a card has it, by its id where it has one."""
     name = re.sub(r"[\s_]+", "-", words.strip().lower())
     if name in LICENCE_IDS:
         return {"license": name}
@@ -227,7 +230,8 @@ def _cell(text: str) -> str:
     return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return what the cards' templates are filled in with."""
     environment = Environment(
         loader=PackageLoader("medsynth.release"),
         autoescape=False,  # Markdown, not HTML

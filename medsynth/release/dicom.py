@@ -8,8 +8,9 @@ Source: DICOM PS3.3, C.12.1.1.1 (Synthetic Data), C.7.6.1 (Image Type), A.8.1 (S
 
 from __future__ import annotations
 
+import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,47 @@ REQUIRED = {  # Secondary Capture's mandatory modules; a test holds it against h
     "SOPClassUID": "1",
     "SOPInstanceUID": "1",
 }
+EQUIPMENT = ("Manufacturer", "PurposeOfReferenceCodeSequence")  # type 1 in its sequence
+CODE = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
+WRITTEN = {  # whatever else a file holds came from somewhere else
+    *REQUIRED,
+    *EQUIPMENT,
+    *CODE,
+    "SpecificCharacterSet",
+    "SyntheticData",
+    "ImageType",
+    "DerivationDescription",
+    "ContributingEquipmentSequence",
+    "ManufacturerModelName",
+    "SoftwareVersions",
+    "ContributionDescription",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "ContentQualification",
+    "SeriesDescription",
+    "ImageComments",
+    "PatientOrientation",
+    "PlanarConfiguration",
+    "PixelData",
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a file of one kind holds: attributes that PS3.3 requires, with their types, all that
+    medsynth writes, its Image Type, and the bits that a pixel may have."""
+
+    required: Mapping[str, str]
+    written: Set[str]
+    image_type: tuple[str, str]
+    bits: tuple[int, ...]
+
+
+IMAGE = Kind(REQUIRED, WRITTEN, ("DERIVED", "SECONDARY"), (8, 16))
+UNKNOWN = ("PatientBirthDate", "PatientSex", "StudyDate", "AccessionNumber",
+           "ReferringPhysicianName")  # fmt: skip
+UIDS = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+DIGEST = re.compile(r"\b(\w+) sha256 [0-9a-f]{64}\b")
 LONGEST = 1024  # characters of a Short Text
 
 
@@ -107,7 +149,7 @@ def write_image(
         contributing_equipment=[equipment(study)],
     )
     say_synthetic(dataset, study, noun="image")
-    dataset.ImageType = ["DERIVED", "SECONDARY"]
+    dataset.ImageType = list(IMAGE.image_type)
     dataset.ConversionType = "SYN"
     if study.domain != "chest_xray":
         dataset.PatientOrientation = None  # highdicom asks for one, but here none is known
@@ -151,6 +193,7 @@ def _made_by(study: Study) -> str:
 
 def say_synthetic(dataset: Any, study: Study, *, noun: str) -> None:
     """Mark an image or a mask as synthetic, and take the clock's words out of it."""
+    dataset.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: labels are in any language
     dataset.SyntheticData = "YES"
     dataset.DerivationDescription = (
         f"Synthetic {noun}, no patient was imaged; not for clinical use. {_made_by(study)}"
@@ -167,25 +210,60 @@ def say_synthetic(dataset: Any, study: Study, *, noun: str) -> None:
 
 def check(path: Path) -> Iterable[str]:
     """Yield in words what is wrong with a released DICOM file: the standard's required attributes,
-    and the marks that say that it is synthetic. Needs pydicom alone; reads no pixel."""
+    the marks that say that it is synthetic, and whatever medsynth does not write. Needs pydicom
+    alone; unpacks no pixel."""
     import pydicom
 
     from . import segmentation
 
-    dataset = pydicom.dcmread(path, stop_before_pixels=True)
-    kinds = {SECONDARY_CAPTURE: REQUIRED, segmentation.SEGMENTATION: segmentation.REQUIRED}
-    required = kinds.get(dataset.get("SOPClassUID"))
-    if required is None:
+    dataset = pydicom.dcmread(path)
+    known = {SECONDARY_CAPTURE: IMAGE, segmentation.SEGMENTATION: segmentation.MASK}
+    kind = known.get(dataset.get("SOPClassUID"), IMAGE)
+    if dataset.get("SOPClassUID") not in known:
         yield "is no Secondary Capture image and no segmentation"
-    for keyword, kind in (required or REQUIRED).items():
+    yield from _not_conforming(dataset, kind)
+    yield from _not_synthetic(dataset, kind)
+    strange = {element.keyword or "a private attribute" for element in dataset.iterall()}
+    for keyword in sorted(strange - kind.written):
+        yield f"has {keyword}, which medsynth does not write"
+
+
+def _not_conforming(dataset: Any, kind: Kind) -> Iterable[str]:
+    """Yield what PS3.3 requires of a file of its kind and is not there."""
+    for keyword, needed in kind.required.items():
         if keyword not in dataset:
             yield f"has no {keyword}"
-        elif kind == "1" and dataset[keyword].is_empty:
+        elif needed == "1" and dataset[keyword].is_empty:
             yield f"has an empty {keyword}"
+    if dataset.get("SamplesPerPixel") == 3 and "PlanarConfiguration" not in dataset:
+        yield "has no PlanarConfiguration"
+    for equipment in dataset.get("ContributingEquipmentSequence", ()):
+        codes = equipment.get("PurposeOfReferenceCodeSequence", ())
+        wanted = [(equipment, name) for name in EQUIPMENT]
+        wanted += [(code, name) for code in codes for name in CODE]
+        for part, name in wanted:
+            if name not in part or part[name].is_empty:
+                yield f"has no {name} in its ContributingEquipmentSequence"
+    if dataset.get("BitsAllocated") not in kind.bits or "PixelData" not in dataset:
+        yield f"has no pixels of {' or '.join(map(str, kind.bits))} bits"
+
+
+def _not_synthetic(dataset: Any, kind: Kind) -> Iterable[str]:
+    """Yield where a file does not say what it is, or names somebody who was not invented."""
     if dataset.get("SyntheticData") != "YES" or not _is_synthesized(dataset):
         yield "does not say that it is synthetic"
-    if not str(dataset.get("PatientID", "")).startswith("SYN-"):
+    if tuple(dataset.get("ImageType", ())) != kind.image_type:
+        yield f"is not of the type {', '.join(kind.image_type)}"
+    told = set(DIGEST.findall(str(dataset.get("DerivationDescription", ""))))
+    if not {"protocol", "diffusion"} <= told:
+        yield "does not tell the digests of the model and the protocol that made it"
+    if not all(str(dataset.get(name, "")).startswith("2.25.") for name in UIDS):
+        yield "has a UID that medsynth did not make"
+    who = str(dataset.get("PatientID", ""))
+    if not who.startswith("SYN-") or dataset.get("PatientName") != f"Synthetic^{who}":
         yield "names a patient who was not invented"
+    if any(dataset.get(name) for name in UNKNOWN):
+        yield "tells of a patient, where there is none"
 
 
 def _is_synthesized(dataset: Any) -> bool:

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..errors import DataError, RefusedError
 from ..finding import Finding, Verdict, write_findings
 from ..protocol import Protocol, to_yaml
 from ..runtime import digest_bytes, digest_file, digest_files, write_json, write_text
-from . import formats, masks
+from . import formats, masks, recognition, weights
 from .cards import CARDS, CardData, card, count_labels, model_card, privacy_report
 from .descriptions import croissant, ro_crate
 from .formats import columns, own_columns
@@ -30,6 +30,7 @@ from .ledger import NAME, published
 from .ledger import faults as ledger_faults
 from .pictures import encode_png
 from .report import PublicReport, public_report
+from .weights import Weights
 
 FORMAT = 1
 OWN_FILES = (
@@ -39,6 +40,7 @@ OWN_FILES = (
     "verdict.json",
     "protocol.yaml",
     "manifest.json",
+    recognition.NAME,
     "SHA256SUMS",
 )
 IMAGES, METADATA = "images", "images/metadata.csv"
@@ -65,34 +67,43 @@ def write_release(
     models: Mapping[str, str],
     also: Sequence[str] = (),
     ledger: Ledger | None = None,
+    networks: Weights | None = None,
+    mark: Callable[[bytes], bytes] | None = None,
 ) -> None:
     """Write a release into an empty folder.
 
     `models` are digests by name; `also` are formats beside those of the protocol; `ledger` is the
-    privacy budget's, where there is one. Raises RefusedError, with every reason, where the gate
-    did not pass just this cohort, these findings, this protocol and these models, where the ledger
-    is not what is claimed, and where any record is not synthetic or points to a patient; DataError
-    where the folder is not empty.
+    privacy budget's, where there is one; `networks` are the weights, where they leave; `mark` puts
+    signed credentials into a PNG's bytes, which are then others each time. Raises RefusedError,
+    with every reason, where the gate did not pass just this cohort, these findings, this protocol
+    and these models, where the ledger is not what is claimed, where weights leave unguarded, and
+    where any record is not synthetic or points to a patient; DataError where the folder is not
+    empty.
     """
     reasons = list(_reasons(cohort, protocol, findings, verdict, models))
+    reasons += weights.reasons(protocol, verdict, networks)
     reasons += [f"{NAME}: {fault}" for fault in ledger_faults(ledger, protocol, findings)]
     if reasons:
         raise RefusedError("this can't be released", reasons)
     _require_empty(folder)
-    images = _write_images(folder / IMAGES, cohort)
+    images = _write_images(folder / IMAGES, cohort, mark)
     classes = masks.classes_of(cohort, protocol)
     drawn = masks.write_masks(folder, cohort, classes)
     write_text(folder / METADATA, _metadata(cohort, images))
+    write_text(folder / recognition.NAME, recognition.hashes_csv(cohort))
     public, redacted = publishable(protocol)
     write_text(folder / "protocol.yaml", to_yaml(public))
     write_findings(folder / "findings.jsonl", findings.values())
     write_json(folder / "verdict.json", verdict.to_dict())
     if ledger is not None:
         published(ledger).write(folder / NAME)
-    _write_pages(folder, cohort, public, findings, verdict, split, classes)
+    leave = networks is not None
+    _write_pages(folder, cohort, public, findings, verdict, split, classes, weights=leave)
     made_by = {**models, "protocol": protocol.digest}
     contents = formats.Contents(cohort, folder / IMAGES, made_by, classes)
     formats.write(folder, (*protocol.card.formats, *also), contents)
+    if networks is not None:
+        weights.write(folder, networks, protocol=public, findings=findings, verdict=verdict)
     _describe(folder, cohort, protocol)
     write_json(
         folder / "manifest.json",
@@ -199,12 +210,15 @@ def _require_empty(folder: Path) -> None:
         raise DataError(f"a release needs an empty folder, {folder.name}/ has {strange[0]}")
 
 
-def _write_images(folder: Path, cohort: Cohort) -> dict[str, str]:
+def _write_images(
+    folder: Path, cohort: Cohort, mark: Callable[[bytes], bytes] | None
+) -> dict[str, str]:
     """Write each image as a PNG named by its id; return {path in the release: sha256} in order."""
     folder.mkdir()
     digests = {}
     for record, image in zip(cohort.records, cohort.pixels, strict=True):
         png = encode_png(image, synthetic=True)
+        png = png if mark is None else mark(png)
         name = f"{record.id}.png"
         (folder / name).write_bytes(png)
         digests[f"{IMAGES}/{name}"] = digest_bytes(png)
@@ -248,6 +262,8 @@ def _write_pages(
     verdict: Verdict,
     split: Mapping[str, Any],
     classes: Mapping[int, str],
+    *,
+    weights: bool,
 ) -> None:
     labels = count_labels([record.labels for record in cohort.records])
     words = CardData(
@@ -258,6 +274,7 @@ def _write_pages(
         verdict=verdict,
         split=split,
         classes=classes,
+        weights=weights,
     )
     write_text(folder / "README.md", card(words))
     write_text(folder / "PRIVACY.md", privacy_report(words))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from .. import domains
 from ..finding import Finding, Judgement, Outcome, Verdict
 from ..runtime import digest_json, without_nan
+from .waivers import waive
 from .wording import count, pair, quantity
 
 if TYPE_CHECKING:
@@ -87,13 +88,15 @@ def decide(
         claim=tuple(claim),
         judgements=judgements,
         digests=dict(digests),
+        waived=sum(item.outcome == "waived" for item in judgements),
     )
 
 
 def rejects(findings: Mapping[str, Finding], rules: Sequence[Rule], *, attempt: int) -> bool:
-    """True if one of the rules' tests rejects: the cohort is nearer to its patients than chance."""
+    """True if one of the rules' tests rejects, waived or not: the cohort is nearer to its patients
+    than chance."""
     tests = [rule for rule in rules if rule.not_rejected_at is not None]
-    judged = (item for rule in tests for item in _judge(rule, findings, attempt))
+    judged = (item for rule in tests for item in _hold(rule, findings, attempt))
     return any(item.outcome == "refused" and item.judged is not None for item in judged)
 
 
@@ -140,6 +143,8 @@ def contradictions(
         _essence(item) for item in verdict.judgements
     ]:
         faults.append("the verdict's rules, judged again, come out differently")
+    if again.waived != verdict.waived:
+        faults.append(f"the verdict counts {verdict.waived} waived, judged again {again.waived}")
     return faults
 
 
@@ -193,6 +198,12 @@ def _bar(rule: Rule, unit: str, attempt: int) -> _Bar:
 
 
 def _judge(rule: Rule, findings: Mapping[str, Finding], attempt: int) -> Iterable[Judgement]:
+    """Judge a rule; what does not hold and is waived in the protocol closes no gate."""
+    for item in _hold(rule, findings, attempt):
+        yield item if rule.waived is None else waive(item, rule.waived)
+
+
+def _hold(rule: Rule, findings: Mapping[str, Finding], attempt: int) -> Iterable[Judgement]:
     names = _matching(rule.finding, findings)
     if not names:
         bar = _bar(rule, "", attempt).words

@@ -29,6 +29,7 @@ from .gate import QUARANTINED, limits
 from .masks import palette
 from .pictures import is_marked, png_size, read_png
 from .sheets import MOST_SHOWN, Panel, contact_sheets, spread
+from .waivers import waivers
 
 GROUP = re.compile(r"memorization\.p_value\.([^.]+)\.([^.]+)")
 POWER = re.compile(r"memorization\.smallest_rate\.([^.]+)")
@@ -150,6 +151,7 @@ def _page(data: PrivateReport | PublicReport, *, private: bool, panels: Sequence
             study=data.study if audit else study_rows(data.protocol),
             split=[row for row in split_rows(data.split) if row[2] or not audit],
             not_measured=not_measured(data.findings),
+            waivers=waivers(data.verdict),
         )
     )
 

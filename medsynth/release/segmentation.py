@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from .dicom import REQUIRED as OF_AN_IMAGE
-from .dicom import Study, equipment, open_highdicom, say_synthetic
+from .dicom import IMAGE as OF_AN_IMAGE
+from .dicom import Kind, Study, equipment, open_highdicom, say_synthetic
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 ANATOMY = ("123037004", "SCT", "Anatomical Structure")
@@ -24,7 +24,7 @@ SCHEME = "99MEDSYNTH"  # a private one: a protocol's words are nobody's codes
 NO_DAY, NO_TIME = "19700101", "000000"  # the standard asks for one, and no clock is read
 
 REQUIRED = {
-    **{name: kind for name, kind in OF_AN_IMAGE.items() if name != "ConversionType"},
+    **{name: kind for name, kind in OF_AN_IMAGE.required.items() if name != "ConversionType"},
     "ReferencedSeriesSequence": "1",
     "SegmentSequence": "1",
     "SegmentationType": "1",
@@ -32,6 +32,47 @@ REQUIRED = {
     "ContentDate": "1",
     "ContentLabel": "1",
 }
+WRITTEN = OF_AN_IMAGE.written - {"ConversionType", "ImageComments", "PatientOrientation",
+                                 "PlanarConfiguration"}  # fmt: skip
+WRITTEN |= {
+    *REQUIRED,
+    "AlgorithmFamilyCodeSequence",
+    "AlgorithmName",
+    "AlgorithmVersion",
+    "ContentDescription",
+    "ContentTime",
+    "DerivationCodeSequence",
+    "DerivationImageSequence",
+    "DeviceSerialNumber",
+    "DimensionDescriptionLabel",
+    "DimensionIndexPointer",
+    "DimensionIndexSequence",
+    "DimensionIndexValues",
+    "DimensionOrganizationSequence",
+    "DimensionOrganizationUID",
+    "FrameContentSequence",
+    "FunctionalGroupPointer",
+    "LossyImageCompression",
+    "PerFrameFunctionalGroupsSequence",
+    "PresentationLUTShape",
+    "ReferencedInstanceSequence",
+    "ReferencedSOPClassUID",
+    "ReferencedSOPInstanceUID",
+    "ReferencedSegmentNumber",
+    "SegmentAlgorithmName",
+    "SegmentAlgorithmType",
+    "SegmentIdentificationSequence",
+    "SegmentLabel",
+    "SegmentNumber",
+    "SegmentationAlgorithmIdentificationSequence",
+    "SegmentedPropertyCategoryCodeSequence",
+    "SegmentedPropertyTypeCodeSequence",
+    "SegmentsOverlap",
+    "SharedFunctionalGroupsSequence",
+    "SourceImageSequence",
+    "SpatialLocationsPreserved",
+}
+MASK = Kind(REQUIRED, WRITTEN, ("DERIVED", "PRIMARY"), (1,))
 
 
 def write_segmentation(

@@ -10,18 +10,18 @@ from __future__ import annotations
 import csv
 import re
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..budget import Ledger
-from ..errors import MedsynthError
-from ..finding import Verdict, read_findings, read_verdict
-from ..protocol import digest_as_written, load
+from ..errors import DataError, MedsynthError
+from ..finding import Finding, Verdict, read_findings, read_verdict
+from ..protocol import Protocol, digest_as_written, load
 from ..runtime import digest_file, read_json
-from . import ledger, masks
+from . import ledger, masks, recognition, signature, weights
 from .export import FORMAT, IMAGES, METADATA, OWN_FILES
 from .gate import contradictions, digest_findings
 from .pictures import is_marked, png_size
@@ -36,6 +36,8 @@ UNREADABLE = (
     RecursionError,
     struct.error,
 )
+PUBLIC = '<meta name="medsynth-report" content="public">'
+Judged = tuple[Verdict, Mapping[str, Finding], Protocol]
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
@@ -44,7 +46,8 @@ class Verification:
     """What checking found: `faults` in words (none = ok), how many images, the verdict if readable.
 
     `fingerprint` is the sha256 of SHA256SUMS, "" where there is none: two releases with the same
-    fingerprint are the same.
+    fingerprint are the same. `signer` is the fingerprint of the key that signed it, "" where nobody
+    did; who holds that key only a public key from elsewhere can say.
     """
 
     ok: bool
@@ -52,22 +55,33 @@ class Verification:
     images: int
     verdict: Verdict | None
     fingerprint: str = ""
+    signer: str = ""
 
 
-def verify(folder: Path) -> Verification:
-    """Check a release's files, marks, labels and verdict; never writes, never raises."""
+def verify(folder: Path, *, key: Path | None = None) -> Verification:
+    """Check a release's files, marks, labels and verdict; never writes, never raises.
+
+    `key` is a file with the public key that must have signed it; None takes it unsigned, too.
+    """
     faults: list[str] = []
     listed = _try(faults, "SHA256SUMS", partial(_read_sums, folder)) or {}
     manifest = _try(faults, "manifest.json", partial(_read_manifest, folder)) or {}
     verdict = _try(faults, "verdict.json", partial(read_verdict, folder / "verdict.json"))
+    findings = _try(faults, "findings.jsonl", partial(read_findings, folder / "findings.jsonl"))
+    protocol = _try(faults, "protocol.yaml", partial(load, folder / "protocol.yaml"))
+    judged = None if None in (verdict, findings, protocol) else (verdict, findings, protocol)
     checks: dict[str, Callable[[], Iterable[str]]] = {
         "files": partial(_check_files, folder, listed),
         "manifest.json": partial(_check_manifest, listed, manifest),
         "images": partial(_check_images, folder, manifest),
         METADATA: partial(_check_metadata, folder, manifest),
+        "report.html": partial(_check_report, folder),
         "dicom": partial(_check_dicom, folder),
-        "verdict.json": partial(_check_verdict, folder, manifest, verdict),
-        ledger.NAME: partial(_check_ledger, folder),
+        "verdict.json": partial(_check_verdict, folder, manifest, judged),
+        ledger.NAME: partial(_check_ledger, folder, judged),
+        weights.NAME: partial(_check_weights, folder, judged),
+        recognition.NAME: partial(recognition.faults, folder, manifest.get("images", {})),
+        signature.NAME: partial(signature.faults, folder, key),
     }
     for place, check in checks.items():
         faults += _try(faults, place, lambda check=check: list(check())) or []
@@ -78,6 +92,7 @@ def verify(folder: Path) -> Verification:
         images=len(manifest.get("images", {})),
         verdict=verdict,
         fingerprint=digest_file(sums) if sums.is_file() else "",
+        signer=_try(faults, signature.NAME, partial(signature.signer, folder)) or "",
     )
 
 
@@ -87,6 +102,8 @@ def _try(faults: list[str], place: str, step: Callable[[], Any]) -> Any:
         return step()
     except FileNotFoundError:
         faults.append(f"{place}: is missing")
+    except DataError as error:
+        faults.append(f"{place}: {error}")
     except UNREADABLE as error:
         faults.append(f"{place}: can't be read ({type(error).__name__})")
     return None
@@ -118,6 +135,14 @@ def _check_files(folder: Path, listed: dict[str, str]) -> Iterable[str]:
         for path in sorted(folder.rglob("*"))
         if path.is_symlink() or not path.is_dir()
     }
+    written = "".join(f"{digest}  {name}\n" for name, digest in listed.items())
+    if listed and (folder / "SHA256SUMS").read_bytes() != written.encode():
+        yield "SHA256SUMS: was changed: it is not as it was written"
+    folders = {parent.as_posix() for name in listed for parent in PurePosixPath(name).parents}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() and not path.is_symlink() and name not in folders:
+            yield f"{name}/: was added"
     for name in OWN_FILES:
         if name not in present:
             yield f"{name}: is missing"
@@ -129,7 +154,7 @@ def _check_files(folder: Path, listed: dict[str, str]) -> Iterable[str]:
         elif name in listed:
             if digest_file(path) != listed[name]:
                 yield f"{name}: was changed"
-        elif name != "SHA256SUMS":
+        elif name not in ("SHA256SUMS", signature.NAME):
             yield f"{name}: was added"
 
 
@@ -190,23 +215,29 @@ def _check_metadata(folder: Path, manifest: dict[str, Any]) -> Iterable[str]:
         yield f"{METADATA}: an id comes twice"
 
 
+def _check_report(folder: Path) -> Iterable[str]:
+    if PUBLIC not in (folder / "report.html").read_text():
+        yield "report.html: is not the public one; the one for inside the hospital shows patients"
+
+
 def _check_dicom(folder: Path) -> Iterable[str]:
     from .dicom import check
 
     for path in sorted((folder / "dicom").glob("*.dcm")):
-        yield from (f"dicom/{path.name}: {fault}" for fault in check(path))
+        try:
+            found = list(check(path))
+        except Exception as error:  # a damaged file ends in any error at all
+            found = [f"can't be read ({type(error).__name__})"]
+        yield from (f"dicom/{path.name}: {fault}" for fault in found)
 
 
 # The verdict ------------------------------------------------------------------------------------
 
 
-def _check_verdict(
-    folder: Path, manifest: dict[str, Any], verdict: Verdict | None
-) -> Iterable[str]:
-    if verdict is None:
+def _check_verdict(folder: Path, manifest: dict[str, Any], judged: Judged | None) -> Iterable[str]:
+    if judged is None:
         return
-    findings = read_findings(folder / "findings.jsonl")
-    protocol = load(folder / "protocol.yaml")
+    verdict, findings, protocol = judged
     if not verdict.passed:
         yield f"verdict.json: the gate did not pass this cohort: {verdict.outcome}"
     for fault in contradictions(verdict, findings, protocol.gate.rules):
@@ -219,16 +250,24 @@ def _check_verdict(
     for key, digest in bound.items():
         if verdict.digests.get(key) != digest:
             yield f"verdict.json: was given for another {key}"
-    written = digest_as_written(folder / "protocol.yaml")
-    if not manifest.get("protocol_redacted") and written != manifest.get("protocol"):
+    said = manifest.get("protocol")
+    same = said == protocol.digest or said == digest_as_written(folder / "protocol.yaml")
+    if not manifest.get("protocol_redacted") and not same:
         yield "protocol.yaml: is not the protocol of manifest.json"
 
 
-def _check_ledger(folder: Path) -> Iterable[str]:
+def _check_weights(folder: Path, judged: Judged | None) -> Iterable[str]:
+    if judged is not None:
+        yield from weights.faults(folder, judged[2], judged[0])
+
+
+def _check_ledger(folder: Path, judged: Judged | None) -> Iterable[str]:
     """Hold a privacy budget's ledger, if there is one, against what is said of it."""
     path = folder / ledger.NAME
+    if judged is None:
+        return
     found = Ledger.read(path) if path.exists() else None
-    protocol, findings = load(folder / "protocol.yaml"), read_findings(folder / "findings.jsonl")
+    _, findings, protocol = judged
     again = ledger.reckoned_again(found) if found is not None else ()
     for fault in (*ledger.faults(found, protocol, findings), *again):
         yield f"{ledger.NAME}: {fault}"

@@ -28,7 +28,7 @@ def test_a_release_holds_what_it_says_and_verifies(released, study):
     assert names == {"images", "README.md", "PRIVACY.md", "MODEL_CARD.md", "report.html",
                      "findings.jsonl", "verdict.json", "protocol.yaml", "manifest.json",
                      "SHA256SUMS", "croissant.json",
-                     "ro-crate-metadata.json"}  # fmt: skip
+                     "ro-crate-metadata.json", "hashes.csv"}  # fmt: skip
     assert read_findings(released / "findings.jsonl") == study["findings"]
     assert read_verdict(released / "verdict.json") == study["verdict"]
     assert verify(released).ok

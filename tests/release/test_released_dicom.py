@@ -9,7 +9,7 @@ import pytest
 
 from medsynth.data.options import ReadOptions
 from medsynth.data.readers import read_image
-from medsynth.release.dicom import REQUIRED, Study, check, write_image
+from medsynth.release.dicom import EQUIPMENT, REQUIRED, Study, check, write_image
 
 DIGESTS = {"diffusion": "d" * 64, "protocol": "c" * 64, "autoencoder": "a" * 64}
 
@@ -68,6 +68,36 @@ def test_patients_are_invented_and_uids_follow_from_cohort_and_number_alone(tmp_
     assert first.PatientID == "SYN-ABABABAB-3"
 
 
+def test_labels_in_any_language_are_kept(tmp_path):
+    dataset = pydicom.dcmread(written(tmp_path, some_image(), labels={"Befund": "größer 心"}))
+    assert str(dataset.ImageComments) == "Befund: größer 心"
+    assert dataset.SpecificCharacterSet == "ISO_IR 192"
+
+
+def test_a_private_attribute_is_found_at_any_depth(tmp_path):
+    path = written(tmp_path, some_image())
+    dataset = pydicom.dcmread(path)
+    equipment = dataset.ContributingEquipmentSequence[0]
+    equipment.private_block(0x0011, "SOMEBODY", create=True).add_new(1, "LO", "4711")
+    dataset.save_as(path)
+    assert "has a private attribute, which medsynth does not write" in list(check(path))
+
+
+def test_what_contributing_equipment_must_have_is_that_of_the_standards_tables(tmp_path):
+    import highdicom
+
+    tables = Path(highdicom.__file__).parent / "_standard"
+    module = json.loads((tables / "module_attribute_map.json").read_text())["sop-common"]
+    inside = "ContributingEquipmentSequence"
+    wanted = [a["keyword"] for a in module if a["path"] == [inside] and a["type"] in ("1", "2")]
+    assert sorted(wanted) == sorted(EQUIPMENT)
+    path = written(tmp_path, some_image())
+    dataset = pydicom.dcmread(path)
+    del dataset.ContributingEquipmentSequence[1].Manufacturer
+    dataset.save_as(path)
+    assert list(check(path)) == [f"has no Manufacturer in its {inside}"]
+
+
 def test_no_clock_is_read(tmp_path):
     dataset = pydicom.dcmread(written(tmp_path, some_image()))
     times = [e for e in dataset.iterall() if e.VR in ("DA", "TM", "DT") and not e.is_empty]
@@ -100,6 +130,13 @@ def test_required_attributes_are_those_of_the_standards_tables():
         ("Modality", "", "has an empty Modality"),
         ("StudyID", None, "has no StudyID"),
         ("SOPClassUID", "1.2.840.10008.5.1.4.1.1.1", "is no Secondary Capture"),
+        ("ImageType", ["ORIGINAL", "PRIMARY"], "not of the type DERIVED, SECONDARY"),
+        ("DerivationDescription", "Edited", "digests of the model and the protocol"),
+        ("StudyInstanceUID", "1.2.3.4", "a UID that medsynth did not make"),
+        ("PatientName", "Doe^John", "a patient who was not invented"),
+        ("PatientBirthDate", "19570302", "tells of a patient"),
+        ("InstitutionName", "General Hospital", "has InstitutionName, which medsynth does not"),
+        ("PixelData", None, "has no pixels"),
     ],
 )
 def test_the_check_names_what_was_changed(tmp_path, keyword, value, fault):

@@ -10,6 +10,7 @@ from PIL import Image
 from medsynth.finding import write_findings
 from medsynth.release import gate
 from medsynth.release.export import sums
+from medsynth.release.report import PrivateReport, private_report
 from medsynth.release.verify import verify
 from medsynth.runtime import digest_file, read_json, write_json
 
@@ -114,6 +115,13 @@ def test_an_image_of_another_size_is_found_even_resealed(released):
     path.write_bytes(data)
     reseal(released)
     assert "syn-000003.png: is not 64 x 64 pixels" in faults(released)
+
+
+def test_the_report_for_inside_the_hospital_is_never_taken_for_the_public_one(released, study):
+    data = {key: study[key] for key in ("protocol", "verdict", "findings", "split")}
+    (released / "report.html").write_text(private_report(PrivateReport(**data)))
+    reseal(released)
+    assert "report.html: is not the public one" in faults(released)
 
 
 def test_a_verdict_that_was_turned_to_passed_is_found_even_resealed(released, with_findings):
