@@ -24,7 +24,8 @@ from medsynth.pipeline.run import Progress, Run, silent
 from medsynth.protocol import Protocol
 from medsynth.runtime import choose_device, digest_json, read_json, write_json
 from medsynth.training import autoencoder, diffusion, loop  # noqa: F401, before time counts
-from medsynth.training.loop import Player, State, Task
+from medsynth.training.loop import Player, Task
+from medsynth.training.state import State
 
 BUILDERS = {"autoencoder": learn.fit_autoencoder, "diffusion": learn.fit_diffusion}
 CALIBRATION = (5, 3.0)  # so many steps and so many seconds at least are timed

@@ -17,7 +17,6 @@ from ..runtime import (
     StageRecord,
     choose_device,
     derive_seed,
-    ranks,
     require_stage,
     wait_for_everyone,
     writes,
@@ -105,7 +104,7 @@ def fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
     vocabulary = _vocabulary(run, train)
     if writes():
         vocabulary.write(folder / "vocabulary.json")
-    cache = folder / "latents" / str(ranks()[0])
+    cache = folder / "latents"
     cache.mkdir(parents=True, exist_ok=True)
     learned = _with_canaries(run, train, folder)
     latents = encode_views(

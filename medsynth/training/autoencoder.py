@@ -26,7 +26,7 @@ from ..domains import Symmetry
 from ..models.autoencoder import Autoencoder
 from ..pictures import write_grid
 from ..runtime import derive_seed, writes
-from .augment import flip_and_turn
+from .augment import draw_turns, flip_and_turn
 from .batches import send
 from .detail import ReconstructionLoss
 from .loop import Modules, Player, Task, learning_rate, train
@@ -132,7 +132,7 @@ def fit_autoencoder(
         )
         autoencoder.start_from(torch.from_numpy(frames[some]))
 
-    def batch(start: int, count: int) -> Drawn:
+    def batch(start: int, count: int, own: slice) -> Drawn:
         chosen = draw(
             len(frames),
             start=start,
@@ -140,10 +140,11 @@ def fit_autoencoder(
             seed=derive_seed(seed, "autoencoder"),
             groups=frames.groups,
         )
-        images = flip_and_turn(send(frames[chosen], device), symmetry)
+        turns = draw_turns(count, symmetry, device)
+        images = flip_and_turn(send(frames[chosen[own]], device), turns[own])
         side = images.shape[-1] // autoencoder.downscale
         shape = (count, settings.latent_channels, side, side)
-        return images, torch.randn(shape, device=device)
+        return images, torch.randn(shape, device=device)[own]
 
     held = torch.from_numpy(held_out[:256]).to(device)
 

@@ -92,13 +92,15 @@ def fit_control(
         net.enable_gradient_checkpointing()
     controlled, order = Controlled(denoiser, net), derive_seed(seed, "control")
 
-    def batch(start: int, wanted: int) -> tuple[torch.Tensor, ...]:
+    def batch(start: int, wanted: int, own: slice) -> tuple[torch.Tensor, ...]:
         chosen = draw(len(examples), start=start, count=wanted, seed=order, groups=groups)
         views = torch.randint(0, len(examples.latents), (wanted,)).numpy()
-        z, condition, maps = examples.take(views, chosen, symmetry)
-        condition = drop_condition(condition, settings.condition_dropout)
-        t = torch.randint(0, schedule.timesteps, (wanted,))
-        return tuple(part.to(device) for part in (z, condition, t, torch.randn_like(z), maps))
+        z, _, maps = examples.take(views[own], chosen[own], symmetry)
+        condition = examples.conditions[views, chosen]
+        condition = drop_condition(condition, settings.condition_dropout)[own]
+        t = torch.randint(0, schedule.timesteps, (wanted,))[own]
+        eps = torch.randn(wanted, *z.shape[1:])[own]
+        return tuple(part.to(device) for part in (z, condition, t, eps, maps))
 
     def losses(module, z, condition, t, eps, maps) -> torch.Tensor:
         def under(x, t, condition):

@@ -109,12 +109,13 @@ def learn(
     schedule, look = Schedule.of(diffusion), _Look(examples, diffusion, device)
     views, count = examples.latents.shape[:2]
 
-    def batch(first: int, wanted: int) -> tuple[torch.Tensor, ...]:
-        chosen = draw(count, start=first, count=wanted, seed=derive_seed(seed, "concept"))
-        view = torch.randint(0, views, (wanted,)).numpy()
+    def batch(first: int, wanted: int, own: slice) -> tuple[torch.Tensor, ...]:
+        chosen = draw(count, start=first, count=wanted, seed=derive_seed(seed, "concept"))[own]
+        view = torch.randint(0, views, (wanted,)).numpy()[own]
         z = send(examples.latents[view, chosen], device)
-        t = times_at(torch.rand(wanted, device=device), schedule, diffusion)
-        return z, examples.conditions[view, chosen].to(device), t, torch.randn_like(z)
+        t = times_at(torch.rand(wanted, device=device), schedule, diffusion)[own]
+        eps = torch.randn(wanted, *z.shape[1:], device=device)[own]
+        return z, examples.conditions[view, chosen].to(device), t, eps
 
     def loss(modules: Modules, drawn: tuple[torch.Tensor, ...]):
         denoise = functools.partial(modules["concept"], denoiser)

@@ -55,7 +55,7 @@ def fit_lens(
     lens = Lens(channels=frames.channels, width=settings.width, features=settings.features)
     patients = frames.patients
 
-    def batch(start: int, count: int):
+    def batch(start: int, count: int, own: slice):
         chosen = draw(
             len(frames),
             start=start,
@@ -63,10 +63,7 @@ def fit_lens(
             seed=derive_seed(seed, "lens"),
             groups=frames.groups,
         )
-        return (
-            send(frames[chosen], device),
-            send(patients[chosen], device),
-        )
+        return send(frames[chosen[own]], device), send(patients[chosen[own]], device)
 
     def loss(modules: Modules, drawn):
         real, who = drawn
@@ -85,6 +82,7 @@ def fit_lens(
         training.batch,
         seed,
         optimiser=training,
+        whole=True,
     )
     trained = train(task, folder, progress)["lens"]
     if writes():

@@ -49,10 +49,10 @@ def fit_segmenter(
     )
     order, views = derive_seed(seed, "segmenter"), views_of(symmetry)
 
-    def batch(start: int, wanted: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(start: int, wanted: int, own: slice) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = draw(len(images), start=start, count=wanted, seed=order)
         ways = [views[i] for i in torch.randint(0, len(views), (wanted,)).tolist()]
-        pairs = list(zip(chosen, ways, strict=True))
+        pairs = list(zip(chosen, ways, strict=True))[own]
         shown = torch.from_numpy(np.stack([turn(images[i], *way) for i, way in pairs]))
         return shown.to(device), unpack(np.stack([turn(maps[i], *way) for i, way in pairs])).to(
             device
