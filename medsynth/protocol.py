@@ -529,6 +529,23 @@ class Control(Section):
         return kinds
 
 
+class Student(Section):
+    """A copy of the denoiser that learns to take few steps where it takes sample.steps: from what
+    it draws out of noise, labels as in sample, guidance included. No patient's image is looked at,
+    so that it costs a privacy budget nothing."""
+
+    steps: Count = 4
+    """Its steps; sample.steps is a multiple."""
+    walks: Annotated[int, Field(ge=20)] = 20_000
+    """So many images are drawn by the denoiser for it to learn from, and are thrown away."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the weights' moving average, a step; 0 switches it off."""
+    training: Optimiser = Optimiser(
+        images=800_000, batch=32, learning_rate=1e-4, warmup_images=10_000
+    )
+    """How it is trained; an image is one of its steps."""
+
+
 class Sample(Section):
     """The synthetic cohort."""
 
@@ -550,6 +567,9 @@ class Sample(Section):
     """Guide only above the first and up to the second noise level (noise over signal: 0 is clean,
     1 is half and half); elsewhere the condition is followed, in one pass instead of two (arXiv
     2404.07724). Null guides everywhere."""
+    student: Student | None = None
+    """Draw by a student of the denoiser in few steps; all else here says how the denoiser draws
+    that it learns from. Null draws by the denoiser."""
     batch: Count = 32
     """Images at a time; what an image looks like does not depend on it."""
     labels: Mapping[str, Mapping[str, NonNegative]] | None = None
@@ -566,6 +586,8 @@ class Sample(Section):
                 f"eta {self.eta:g} is DDIM's: sampler {self.sampler} adds no noise; set eta to 0, "
                 f"or sampler to ddim"
             )
+        if self.student is not None:
+            self._student_can_learn(self.student.steps)
         if self.guidance_interval is not None:
             low, high = self.guidance_interval
             if low >= high:
@@ -576,6 +598,18 @@ class Sample(Section):
                     f"nowhere: set guidance above 1, or guidance_interval to null"
                 )
         return self
+
+    def _student_can_learn(self, steps: int) -> None:
+        if self.eta > 0:
+            raise ValueError(
+                f"a student learns where noise leads, which eta {self.eta:g} leaves to chance: set "
+                f"eta to 0, or student to null"
+            )
+        if self.steps % steps or self.steps == steps:
+            raise ValueError(
+                f"sample.steps {self.steps} must be twice student.steps ({steps}), or another "
+                f"multiple: a step of the student stands for so many of the denoiser"
+            )
 
 
 class Concept(Section):
@@ -763,6 +797,15 @@ class Protocol(Section):
             raise ValueError(
                 "diffusion.private needs sample.labels: the values and shares of the patients' "
                 "own labels are not covered by a privacy budget; {} asks for no labels"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _student_can_begin(self) -> Protocol:
+        if self.sample.student is not None and self.diffusion.objective == "eps":
+            raise ValueError(
+                "sample.student begins in pure noise, where objective eps says nothing of the "
+                "image: diffusion.objective must be v or flow"
             )
         return self
 

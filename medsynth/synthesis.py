@@ -16,7 +16,7 @@ from .models.autoencoder import Autoencoder
 from .models.control import Controlled
 from .models.denoiser import Denoiser, encode_conditions, guided, guided_times
 from .models.diffusion import Schedule, noise_like
-from .models.solvers import solve
+from .models.solvers import Pairs, solve
 from .runtime import derive_seed, ranks, write_bytes
 from .vocabulary import Vocabulary
 
@@ -35,8 +35,11 @@ def sample(
     seeds: Sequence[int],
     device: str,
     maps: np.ndarray | None = None,
+    pairs: Pairs | None = None,
 ) -> np.ndarray:
     """Draw one image a condition: (N, C, H, W) float32 in [-1, 1].
+
+    `pairs` are the times of another walk than the settings'.
 
     Image i follows from seeds[i] and conditions[i], and of a Controlled from maps[i], (K, H, W)
     float32 in [0, 1]. The network is always given `settings.batch` images, padded with repeats, so
@@ -62,6 +65,7 @@ def sample(
                 settings,
                 objective=diffusion.objective,
                 generators=generators,
+                pairs=pairs,
             )
             made.append(autoencoder.decode(z).float().cpu()[: len(tokens) - start])
     return torch.cat(made).numpy()

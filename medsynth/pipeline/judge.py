@@ -26,7 +26,7 @@ from ..runtime import (
     writes,
 )
 from . import choice
-from .run import PLANS, Progress, Run, level_of_test, open_autoencoder, parts_of, silent
+from .run import Progress, Run, level_of_test, open_autoencoder, parts_of, plans, silent
 
 if TYPE_CHECKING:
     from ..validation.losses import Model
@@ -140,7 +140,7 @@ def check_fresh(run: Run) -> dict[str, str]:
     with the protocol as it now is.
     """
     digests = {}
-    for stage, plan in PLANS.items():
+    for stage, plan in plans(run.protocol).items():
         record = verify_stage(run.folder / stage)
         inputs = {name: digests.get(name, record.inputs.get(name, "")) for name in plan.needs}
         if record.key != stage_key(inputs, run.settings(stage)):
@@ -165,7 +165,7 @@ def decide(run: Run) -> Verdict:
     findings = read_findings(run.folder / "evidence" / "findings.jsonl")
     digests = {
         "protocol": run.protocol.digest,
-        **{name: stages[name] for name in ("intake", "split", "lens", "autoencoder", "diffusion")},
+        **{name: stages[name] for name in stages if name not in ("synthetic", "evidence")},
         "synthetic": remaining(run).digest,
         "evidence": gate.digest_findings(findings),
     }

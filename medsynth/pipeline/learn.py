@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from ..vocabulary import Vocabulary
 from . import choice
 from .autoencoder import fit_autoencoder
 from .run import Progress, Run, open_autoencoder, parts_of, silent
+from .student import fit_student, labels_of
 
 if TYPE_CHECKING:
     from ..models.autoencoder import Autoencoder
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 
 
 def fit(run: Run, progress: Progress = silent) -> None:
-    """Train the lens, the autoencoder and the denoiser, each into a folder of its own."""
+    """Train the lens, the autoencoder, the denoiser and perhaps its student, each into a folder of
+    its own."""
     if run.protocol.diffusion.private is not None:
         _check_budget(run)
     if run.protocol.diffusion.choose is not None:
@@ -40,6 +43,8 @@ def fit(run: Run, progress: Progress = silent) -> None:
     run.build("lens", lambda folder: fit_lens(run, folder, progress), all_ranks=True)
     run.build("autoencoder", lambda folder: fit_autoencoder(run, folder, progress), all_ranks=True)
     run.build("diffusion", lambda folder: fit_diffusion(run, folder, progress), all_ranks=True)
+    if run.protocol.sample.student is not None:
+        run.build("student", lambda folder: fit_student(run, folder, progress), all_ranks=True)
 
 
 def _check_budget(run: Run) -> None:
@@ -212,14 +217,11 @@ def _sample(run: Run, folder: Path, progress: Progress) -> None:
     from .. import synthesis
 
     study = run.protocol
-    cohort, parts = parts_of(run)
-    train = Frames(cohort, parts["train"])
-    if study.diffusion.private is None:
-        real, weights = train.labels, train.weights.tolist()
-    else:  # no budget covers the patients' labels: what the protocol does not name is left out
-        real, weights = [], []
+    real, weights = labels_of(run)
     conditions = synthesis.choose_conditions(real, study.sample, study.seed, weights=weights)
     if study.sample.generator == "memorize":
+        cohort, parts = parts_of(run)
+        train = Frames(cohort, parts["train"])
         chosen = np.random.default_rng(derive_seed(study.seed, "copies")).integers(
             0, len(train), study.sample.images
         )
@@ -247,13 +249,30 @@ def _sampler(run: Run):
     from ..models.denoiser import Denoiser
 
     device = choose_device()
-    draw = drawer(run, Denoiser.load(run.folder / "diffusion").to(device), device)
+    if run.protocol.sample.student is None:
+        draw = drawer(run, Denoiser.load(run.folder / "diffusion").to(device), device)
+    else:
+        draw = _student_drawer(run, device)
     return lambda numbers, conditions, seeds: draw(conditions, seeds)
 
 
-def drawer(run: Run, denoiser, device: str):
+def _student_drawer(run: Run, device: str):
+    """Return a draw(conditions, seeds) by the student, in whose weights the guidance is already."""
+    from ..models.denoiser import Denoiser
+    from ..models.steps import read_pairs
+
+    folder, settings = run.folder / "student", run.protocol.sample
+    plain = {"guidance": 1.0, "guidance_interval": None, "sampler": None, "student": None}
+    own = replace(
+        run, protocol=run.protocol.model_copy(update={"sample": settings.model_copy(update=plain)})
+    )
+    return drawer(own, Denoiser.load(folder).to(device), device, pairs=read_pairs(folder))
+
+
+def drawer(run: Run, denoiser, device: str, *, pairs=None):
     """Return a draw(conditions, seeds, maps=None) -> (N, C, H, W) as the protocol says, by the
-    run's denoiser or by one that a control steers, on a device."""
+    run's denoiser or by one that a control steers, on a device; `pairs` are the times of another
+    walk than the protocol's."""
     from .. import synthesis
 
     autoencoder = open_autoencoder(run, device)
@@ -270,6 +289,7 @@ def drawer(run: Run, denoiser, device: str):
             seeds=seeds,
             device=device,
             maps=maps,
+            pairs=pairs,
         )
 
     return draw

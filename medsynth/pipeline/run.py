@@ -32,6 +32,7 @@ TESTED = "memorization.p_value"
 LEVEL = 0.05
 DRAWN = ("guidance", "eta", "labels")  # how images are drawn, of the section sample
 DRAWN_SINCE = ("sampler", "spacing", "guidance_interval")  # null in older runs, which stay valid
+WALKED = ("student", "steps", *DRAWN, *DRAWN_SINCE)  # of the section sample, what a student follows
 
 
 def silent(what: str, share: float) -> None:
@@ -62,6 +63,9 @@ PLANS = {
 }
 """The stages of a study, in order: a verdict needs them all."""
 
+STUDENT = {"student": Plan(("intake", "split", "autoencoder", "diffusion"), ("seed",))}
+"""A stage before `synthetic`, which then needs it, where the protocol asks for it."""
+
 BESIDE = {
     "control": Plan(("intake", "split", "autoencoder", "diffusion"), ("domain", "control", "seed")),
     "obedience": Plan(
@@ -72,9 +76,14 @@ BESIDE = {
 """Stages of which a run may have several or none; no verdict hangs on them."""
 
 
-def plan_of(stage: str) -> Plan:
-    """Return the plan of a stage; of one of many, as control/NAME, that of its kind."""
-    return {**PLANS, **BESIDE}[stage.split("/")[0]]
+def plans(study: Protocol) -> dict[str, Plan]:
+    """Return the stages of a study and what each reads, in order."""
+    if study.sample.student is None:
+        return PLANS
+    drawn = PLANS["synthetic"]
+    longer = {**STUDENT, "synthetic": Plan((*drawn.needs, "student"), drawn.sections)}
+    before = {name: PLANS[name] for name in PLANS if name not in ("synthetic", "evidence")}
+    return before | longer | {"evidence": PLANS["evidence"]}
 
 
 @dataclass(frozen=True)
@@ -93,11 +102,15 @@ class Run:
         """The folder of both runs where this is one of two on exchanged halves, else None."""
         return self.folder.parent if self.protocol.split.half is not None else None
 
+    def plan(self, stage: str) -> Plan:
+        """Return the plan of a stage; of one of many, as control/NAME, that of its kind."""
+        return {**plans(self.protocol), **BESIDE}[stage.split("/")[0]]
+
     def settings(self, stage: str) -> dict[str, Any]:
         """Return what of the protocol a stage depends on: its sections, for a private denoiser the
         labels that it is to know, for one that is chosen by its images how they are drawn, and for
         the evidence the level of the test whose power it tells, where that is not the usual one."""
-        sections = plan_of(stage).sections
+        sections = self.plan(stage).sections
         settings = {name: set_knobs(self.protocol.section(name)) for name in sections}
         if stage == "diffusion" and self.protocol.diffusion.private is not None:
             shares = self.protocol.sample.labels
@@ -106,6 +119,9 @@ class Run:
             drawn = self.protocol.section("sample")
             since = {name: drawn[name] for name in DRAWN_SINCE if drawn[name] is not None}
             settings["drawn"] = {name: drawn[name] for name in DRAWN} | since
+        if stage == "student":
+            drawn = self.protocol.section("sample")
+            settings |= {"walks": set_knobs({name: drawn[name] for name in WALKED})}
         if stage == "evidence" and level_of_test(self.protocol) != LEVEL:
             settings["level"] = level_of_test(self.protocol)
         return settings
@@ -116,13 +132,13 @@ class Run:
         Raises StaleError where one of them was made from what is no longer to its left, or with
         another protocol: what it says of images may be about others.
         """
-        needs = [name for name in plan_of(stage).needs if name != "raw"]
+        needs = [name for name in self.plan(stage).needs if name != "raw"]
         return {name: self._fresh(name, by=stage).digest for name in needs}
 
     def _fresh(self, stage: str, *, by: str) -> StageRecord:
         record = require_stage(self.folder / stage, by=by)
         inputs = self.inputs(stage)
-        if "raw" in plan_of(stage).needs:  # what it looks like now, only `ingest` is told
+        if "raw" in self.plan(stage).needs:  # what it looks like now, only `ingest` is told
             inputs["raw"] = record.inputs["raw"]
         if record.key != stage_key(inputs, self.settings(stage)):
             raise StaleError(

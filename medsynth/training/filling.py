@@ -39,7 +39,7 @@ def fill(path: Path, count: int, compute: Compute, *, block: int) -> np.ndarray:
         if writes():
             write_bytes(mark, b"")
     wait_for_everyone()
-    return np.load(path, mmap_mode="r")
+    return np.load(path, mmap_mode="c")  # torch warns of what it can not write to
 
 
 def _write(path: Path, columns: slice, made: np.ndarray) -> None:
