@@ -134,6 +134,7 @@ def _step(task: Task, state: State) -> dict[str, torch.Tensor]:
     playing = {
         name: player for name, player in task.players.items() if state.seen >= player.starts_after
     }
+    state.meet([*playing])
     logs: dict[str, torch.Tensor] = {}
     for name, player in playing.items():
         optimiser = state.optimisers[name]
@@ -141,6 +142,7 @@ def _step(task: Task, state: State) -> dict[str, torch.Tensor]:
             group["lr"] = player.learning_rate(state.seen)
         optimiser.zero_grad(set_to_none=True)
         logs |= _add_gradients(state, name, player.loss, [*playing], drawn)
+        state.share_gradients(name)
         norm = accelerator.clip_grad_norm_(player.module.parameters(), player.clip)
         optimiser.step()
         logs |= {f"{name}_gradient": norm}
@@ -151,13 +153,28 @@ def _step(task: Task, state: State) -> dict[str, torch.Tensor]:
 def _add_gradients(
     state: State, name: str, loss: Loss, playing: list[str], drawn: Any
 ) -> dict[str, torch.Tensor]:
-    """Add up the gradients of a batch's parts, each by its share of the batch, and so the logs."""
+    """Add up the gradients of a batch's parts, each by its share of the batch, and so the logs.
+
+    Where memory is too short for as many images at a time, half as many are tried.
+    """
     modules = {other: state.modules[other] for other in playing}
+    while True:
+        try:
+            return _over_parts(state, name, loss, modules, batches.parts(drawn, state.at_a_time))
+        except torch.OutOfMemoryError:
+            state.halve(len(drawn) if isinstance(drawn, torch.Tensor) else len(drawn[0]))
+        # Out here nothing holds on to what the failed attempt had made.
+        state.forget(name)
+
+
+def _over_parts(
+    state: State, name: str, loss: Loss, modules: Modules, cut: list[tuple[Any, float]]
+) -> dict[str, torch.Tensor]:
     logs: dict[str, torch.Tensor] = {}
-    cut = batches.parts(drawn, state.at_a_time)
     for number, (part, share) in enumerate(cut, start=1):
         last = number == len(cut)  # processes exchange gradients once, with the last
-        with nullcontext() if last else state.accelerator.no_sync(modules[name]):
+        alone = state.is_careful or not last
+        with state.accelerator.no_sync(modules[name]) if alone else nullcontext():
             value, found = loss(modules, part)
             state.accelerator.backward(value * share * state.weight)
         logs |= {key: logs.get(key, 0.0) + share * row for key, row in found.items()}
@@ -167,7 +184,7 @@ def _add_gradients(
 def _log(task: Task, state: State, logs: Mapping[str, torch.Tensor]) -> None:
     if state.passed(task.images / LOOKS) or state.ended:
         row = {"images": state.seen, "seconds": round(time.monotonic() - state.started, 1)}
-        row |= state.over_processes(logs)
+        row |= state.over_processes(logs) | state.less_at_a_time
         row |= state.look(picture=state.passed(task.images / PICTURES) or state.ended)
         if state.accelerator.is_main_process:
             append_jsonl(state.folder / "log.jsonl", row)

@@ -22,6 +22,8 @@ from .stopping import Patience
 if TYPE_CHECKING:
     from .loop import Task
 
+CAREFUL = 2
+
 
 class State:
     """Networks, optimisers and averages of a training, and how far it has come."""
@@ -33,6 +35,8 @@ class State:
         self.started = time.monotonic()
         self.own, self.weight = _own_rows(task, accelerator)
         self.at_a_time = task.optimiser.microbatch if task.optimiser else None
+        self.playing: list[str] = []
+        self.careful_until = 0
         if task.optimiser is not None and task.optimiser.channels_last:
             for player in task.players.values():
                 player.module.to(memory_format=torch.channels_last)
@@ -81,6 +85,58 @@ class State:
             if self.accelerator.is_main_process:
                 checkpoints.keep_best(self.folder, self.seen, self.evaluated())
             self._go_on()
+
+    # Memory ---------------------------------------------------------------------------------
+
+    @property
+    def is_careful(self) -> bool:
+        """True while processes exchange gradients only when all of a step fitted into memory: in
+        the first steps, of which the second has all that later ones have."""
+        return self.accelerator.num_processes > 1 and self.step < self.careful_until
+
+    def meet(self, playing: list[str]) -> None:
+        """Be careful for CAREFUL steps where other players take part than before."""
+        if playing != self.playing:
+            self.playing, self.careful_until = playing, self.step + CAREFUL
+
+    @property
+    def less_at_a_time(self) -> dict[str, int]:
+        """Say how many images are taken at a time, where memory was too short for the plan."""
+        planned = self.task.optimiser.microbatch if self.task.optimiser else None
+        return {} if self.at_a_time == planned else {"at_a_time": self.at_a_time}
+
+    def halve(self, images: int) -> None:
+        """Take half as many of `images` at a time from now on. Raises StageError where that can't
+        be: for one image, for a batch that belongs together, or in the midst of an exchange."""
+        now = min(images, self.at_a_time or images)
+        late = self.accelerator.num_processes > 1 and not self.is_careful
+        if now == 1 or self.task.whole or late:
+            raise StageError(
+                f"out of memory while training the {self.task.name}, with {now} images at a time. "
+                + (
+                    f"Lower {self.task.name}.training.batch"
+                    if self.task.whole
+                    else f"Set {self.task.name}.training.microbatch to less, or checkpointing"
+                )
+                + ", and run again"
+            ) from None
+        self.at_a_time = now // 2
+
+    def forget(self, name: str) -> None:
+        """Drop a failed step's gradients and what a GPU keeps for later."""
+        self.optimisers[name].zero_grad(set_to_none=True)
+        if not device_is_cpu():
+            torch.cuda.empty_cache()
+
+    def share_gradients(self, name: str) -> None:
+        """Average a player's gradients over all processes, where backward has not."""
+        if not self.is_careful:
+            return
+        owned = [weight for weight in self._bare(name).parameters() if weight.grad is not None]
+        flat = torch.cat([weight.grad.flatten() for weight in owned])
+        flat = self.accelerator.reduce(flat, "mean")
+        for weight, mean in zip(owned, flat.split([w.numel() for w in owned]), strict=True):
+            weight.grad.copy_(mean.view_as(weight))
 
     def over_processes(self, logs: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """Return what a step's logs say of the whole batch."""
