@@ -43,7 +43,7 @@ def warm_up() -> None:
                 lambda seen: 0.0,
             )
         },
-        lambda start, count: torch.ones(count, 1, device=choose_device()),
+        lambda start, count, own: torch.ones(count, 1, device=choose_device())[own],
         images=2,
         batch_size=1,
         seed=0,
