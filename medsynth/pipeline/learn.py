@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from ..models.autoencoder import Autoencoder
     from ..training.told import Told
 
+HELD = 4096  # validation images, at most, that the denoiser's loss is looked at on
+
 
 def fit(run: Run, progress: Progress = silent) -> None:
     """Train the lens, the autoencoder, the denoiser and perhaps its student, each into a folder of
@@ -115,11 +117,12 @@ def fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
     latents = encode_views(
         autoencoder, learned, run.domain.augmentations, cache / "train.npy", device
     )
-    held_latents = encode_views(autoencoder, held, "identity", cache / "held.npy", device)[0]
+    seen = Frames(cohort, _looked_at(parts["validation"], run.protocol.seed))
+    held_latents = encode_views(autoencoder, seen, "identity", cache / "held.npy", device)[0]
     denoiser = train_denoiser(
         latents,
         conditions_of_views(run, learned, vocabulary, run.domain.augmentations),
-        (held_latents, encode_conditions(vocabulary, map(vocabulary.known, held.labels))),
+        (held_latents, encode_conditions(vocabulary, map(vocabulary.known, seen.labels))),
         autoencoder,
         run.protocol.diffusion,
         tokens=vocabulary.size,
@@ -135,6 +138,14 @@ def fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
     if run.protocol.diffusion.choose is not None:
         study = choice.Study(run, folder, train, held, autoencoder, vocabulary, device)
         choice.choose(study, denoiser, progress)
+
+
+def _looked_at(validation: np.ndarray, seed: int) -> np.ndarray:
+    """Return the validation images that the loss is taken on, of more than HELD so many."""
+    if len(validation) <= HELD:
+        return validation
+    order = np.random.default_rng(derive_seed(seed, "looked at")).permutation(len(validation))
+    return validation[np.sort(order[:HELD])]
 
 
 def _with_canaries(run: Run, train: Frames, folder: Path) -> Frames | canaries.Joined:

@@ -21,7 +21,7 @@ from monai.networks.nets import PatchDiscriminator
 from torch import nn
 
 from .. import protocol
-from ..data.loader import Frames, draw
+from ..data.loader import Frames, Order, draw
 from ..domains import Symmetry
 from ..models.autoencoder import Autoencoder
 from ..pictures import write_grid
@@ -33,6 +33,7 @@ from .loop import Modules, Player, Task, learning_rate, train
 
 PRINCIPAL_IMAGES = 1000  # images whose squares the principal start is computed from
 SHOWN = 8
+SCALED = 50_000  # images, at most, that the latents' scale is measured on
 
 Drawn = tuple[torch.Tensor, torch.Tensor]
 """Images (N, C, H, W) in [-1, 1], and the noise (N, c, h, w) of their latents."""
@@ -132,14 +133,10 @@ def fit_autoencoder(
         )
         autoencoder.start_from(torch.from_numpy(frames[some]))
 
+    order = Order(len(frames), seed=derive_seed(seed, "autoencoder"), groups=frames.groups)
+
     def batch(start: int, count: int, own: slice) -> Drawn:
-        chosen = draw(
-            len(frames),
-            start=start,
-            count=count,
-            seed=derive_seed(seed, "autoencoder"),
-            groups=frames.groups,
-        )
+        chosen = order.draw(start, count)
         turns = draw_turns(count, symmetry, device)
         images = flip_and_turn(send(frames[chosen[own]], device), turns[own])
         side = images.shape[-1] // autoencoder.downscale
@@ -207,9 +204,12 @@ def _players(
 def _latent_scale(
     autoencoder: Autoencoder, frames: Frames, device: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Measure mean and deviation a channel of the raw latents over all training images."""
+    """Measure mean and deviation a channel of the raw latents over the training images, of more
+    than SCALED over so many of them, evenly spread."""
     count, total, squares = 0, 0.0, 0.0
-    for chunk in frames.chunks(64):
+    step = -(-len(frames) // SCALED)
+    some = Frames(frames.cohort, frames.chosen[::step])
+    for chunk in some.chunks(64):
         with torch.inference_mode():
             z = autoencoder.moments(torch.from_numpy(chunk).to(device))[0].double().cpu()
         count += z[:, 0].numel()

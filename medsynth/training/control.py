@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .. import protocol
-from ..data.loader import draw
+from ..data.loader import Order
 from ..domains import Symmetry
 from ..models.autoencoder import Autoencoder
 from ..models.control import Controlled, build_control
@@ -90,10 +90,11 @@ def fit_control(
     net = build_control(denoiser, channels=examples.maps.shape[1], downscale=autoencoder.downscale)
     if settings.training.checkpointing:
         net.enable_gradient_checkpointing()
-    controlled, order = Controlled(denoiser, net), derive_seed(seed, "control")
+    controlled = Controlled(denoiser, net)
+    order = Order(len(examples), seed=derive_seed(seed, "control"), groups=groups)
 
     def batch(start: int, wanted: int, own: slice) -> tuple[torch.Tensor, ...]:
-        chosen = draw(len(examples), start=start, count=wanted, seed=order, groups=groups)
+        chosen = order.draw(start, wanted)
         views = torch.randint(0, len(examples.latents), (wanted,)).numpy()
         z, _, maps = examples.take(views[own], chosen[own], symmetry)
         condition = examples.conditions[views, chosen]

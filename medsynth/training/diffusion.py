@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .. import protocol
-from ..data.loader import Frames, draw
+from ..data.loader import Frames, Order
 from ..domains import Symmetry
 from ..models.autoencoder import Autoencoder
 from ..models.denoiser import Denoiser, drop_condition, guided
@@ -114,11 +114,10 @@ def fit_diffusion(
     if settings.training.checkpointing:
         denoiser.unet.enable_gradient_checkpointing()
     schedule = Schedule.of(settings)
+    order = Order(count, seed=derive_seed(seed, "diffusion"), groups=groups)
 
     def batch(start: int, wanted: int, own: slice) -> tuple[torch.Tensor, ...]:
-        chosen = draw(
-            count, start=start, count=wanted, seed=derive_seed(seed, "diffusion"), groups=groups
-        )
+        chosen = order.draw(start, wanted)
         views = torch.randint(0, len(latents), (wanted,)).numpy()
         z, condition, amounts = latents[views[own], chosen[own]], conditions[views, chosen], ()
         if told is not None:

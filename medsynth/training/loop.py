@@ -129,7 +129,8 @@ def _step(task: Task, state: State) -> dict[str, torch.Tensor]:
     accelerator = state.accelerator
     torch.manual_seed(derive_seed(task.seed, task.name, state.step, 0))
     drawn = task.batch(state.seen, task.batch_size, state.own)
-    if rank := accelerator.process_index:  # what a network itself draws is each process's own
+    rank = accelerator.process_index
+    if rank and not task.whole:  # what is drawn from here on is each process's own
         torch.manual_seed(derive_seed(task.seed, task.name, state.step, rank))
     playing = {
         name: player for name, player in task.players.items() if state.seen >= player.starts_after

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from .. import protocol
-from ..data.loader import draw
+from ..data.loader import Order
 from ..models.autoencoder import Autoencoder
 from ..models.denoiser import Denoiser, guided, guided_times
 from ..models.diffusion import ddim, noise_like
@@ -89,8 +89,10 @@ def fit_student(
     kept = min(LOOKED_AT, len(conditions) // 10)
     count = len(conditions) - kept
 
+    order = Order(count, seed=derive_seed(seed, "student"))
+
     def batch(start: int, wanted: int, own: slice) -> tuple[torch.Tensor, ...]:
-        chosen = draw(count, start=start, count=wanted, seed=derive_seed(seed, "student"))[own]
+        chosen = order.draw(start, wanted)[own]
         step = torch.randint(0, len(steps.pairs), (wanted,))[own]
         begin, end = walks[step.numpy(), chosen], walks[step.numpy() + 1, chosen]
         condition = conditions[chosen]
