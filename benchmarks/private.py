@@ -128,8 +128,8 @@ def make_task(settings: protocol.Diffusion, folder: Path) -> Task:
     torch.manual_seed(0)
     denoiser = Denoiser.build(settings, latent_channels=SHAPE[0], latent_px=SHAPE[1], tokens=TOKENS)
 
-    def batch(start: int, count: int) -> np.ndarray:
-        return np.arange(start, start + count) % PATIENTS
+    def batch(start: int, count: int, own: slice) -> np.ndarray:
+        return np.arange(start, start + count)[own] % PATIENTS
 
     def loss(modules, chosen: np.ndarray):
         z = torch.from_numpy(latents[0, chosen])

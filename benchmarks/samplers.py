@@ -2,12 +2,16 @@
 
     python benchmarks/samplers.py RUN OUT
     python benchmarks/samplers.py RUN OUT --ways ddim unipc --steps 10 20 --seeds 1 2 --images 346
+    python benchmarks/samplers.py RUN OUT --students 2 4 --walks 2000 --student-images 16000
 
 Each way of sampling draws the same images (same starting noise, same conditions) from the run's
 weights. They are scored in the run's own lens against its held-out patients, as in the contest;
 `off` is how far the images are from those that 100 steps of UniPC make of the same noise, the root
 mean square of their difference in shares of white: the error of the sampler alone. The noisy ways
 go elsewhere, so that for them it says nothing.
+
+Students of the run's denoiser, which learn its UniPC with 24 steps and the run's guidance, are
+trained into OUT first; what that takes is printed, and is no part of their rate.
 
 Time is the processor's on a CPU and the wall's on a GPU, decoding and moving included. OUT keeps
 each measurement, so that the same command goes on, and a grid of images of each way. The knee is
@@ -19,7 +23,7 @@ from __future__ import annotations
 import argparse
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +35,11 @@ from medsynth import pipeline, protocol, synthesis
 from medsynth.cohort import Cohort, Record, to_pixels
 from medsynth.data.loader import Frames
 from medsynth.models.denoiser import Denoiser
+from medsynth.models.steps import read_pairs
 from medsynth.pictures import write_grid
-from medsynth.pipeline.run import Run, open_autoencoder
-from medsynth.runtime import choose_device, derive_seed, read_json, write_json
+from medsynth.pipeline.run import Run, open_autoencoder, silent
+from medsynth.pipeline.student import fit_student
+from medsynth.runtime import choose_device, derive_seed, read_json, run_stage, write_json
 from medsynth.vocabulary import Vocabulary
 
 WAYS = {
@@ -45,6 +51,8 @@ WAYS = {
     "noisy": {"sampler": "ddim", "eta": 1.0},
     "medfusion": {"sampler": "ddim", "eta": 1.0, "spacing": "even"},
 }
+STUDENT = "student"
+LEARNED = {"sampler": "unipc", "steps": 24, "eta": 0.0, "spacing": None}  # what a student follows
 LIMIT = ("unipc", 100)
 SCORES = ("frechet", "kernel", "precision", "recall", "sharpness")
 COLUMNS = (*SCORES, "off", "rate")
@@ -61,6 +69,7 @@ class Models:
     autoencoder: torch.nn.Module
     vocabulary: Vocabulary
     conditions: list[dict[str, str]]
+    students: Path | None = None
 
     @classmethod
     def open(cls, run: Run, images: int) -> Models:
@@ -79,9 +88,15 @@ class Models:
 
     def draw(self, way: str, steps: int, seed: int, *, images: int) -> np.ndarray:
         """Return the first `images` images (N, C, H, W) of a seed."""
-        asked = self.run.protocol.to_dict()["sample"] | {"eta": 0.0, **WAYS[way], "steps": steps}
+        asked = self.run.protocol.to_dict()["sample"] | {"student": None, "eta": 0.0}
+        asked |= WAYS.get(way, {"sampler": "ddim"}) | {"steps": steps}
+        denoiser, pairs = self.denoiser, None
+        if way == STUDENT:
+            folder = self.students / f"student-{steps}"
+            denoiser, pairs = Denoiser.load(folder).to(choose_device()), read_pairs(folder)
+            asked |= {"guidance": 1.0, "guidance_interval": None}
         return synthesis.sample(
-            self.denoiser,
+            denoiser,
             self.autoencoder,
             self.vocabulary,
             self.conditions[:images],
@@ -89,7 +104,25 @@ class Models:
             diffusion=self.run.protocol.diffusion,
             seeds=[derive_seed(seed, "samplers", i) for i in range(images)],
             device=choose_device(),
+            pairs=pairs,
         )
+
+
+def teach(run: Run, steps: int, out: Path, *, walks: int, training: dict[str, object]) -> float:
+    """Train a student of so many steps into OUT; again = go on. Returns the seconds it took now."""
+    settings = run.protocol.to_dict()["sample"] | LEARNED
+    settings["student"] = {"steps": steps, "walks": walks, "ema": 0.995, "training": training}
+    sample = protocol.Sample.model_validate(settings, strict=False)
+    own = replace(run, protocol=run.protocol.model_copy(update={"sample": sample}))
+    seconds = clock()
+    began = seconds()
+    run_stage(
+        out / f"student-{steps}",
+        lambda folder: fit_student(own, folder, silent),
+        inputs={"protocol": run.protocol.digest},
+        settings=sample.model_dump(mode="json"),
+    )
+    return seconds() - began
 
 
 def measure(models: Models, way: str, steps: int, seed: int, out: Path) -> dict[str, float]:
@@ -170,11 +203,22 @@ def main() -> None:
     asked.add_argument("--rival-steps", type=int, default=150, help="of medfusion; 0 leaves it out")
     asked.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     asked.add_argument("--images", type=int, default=500)
+    asked.add_argument("--students", type=int, nargs="*", default=[], help="their steps")
+    asked.add_argument("--walks", type=int, default=4000, help="that a student learns from")
+    asked.add_argument("--student-images", type=int, default=64000, help="that it is trained on")
+    asked.add_argument("--student-rate", type=float, default=3e-4, help="its learning rate")
     options = asked.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    models = Models.open(pipeline.open_run(options.run), options.images)
+    run = pipeline.open_run(options.run)
+    for steps in options.students:
+        training = {"images": options.student_images, "batch": 16, "warmup_images": 500,
+                    "learning_rate": options.student_rate}  # fmt: skip
+        took = teach(run, steps, options.out, walks=options.walks, training=training)
+        print(f"student of {steps} steps: {took:.0f} s", flush=True)
+    models = replace(Models.open(run, options.images), students=options.out)
     models.draw("unipc", 2, 0, images=min(8, options.images))  # warms up
     grid = [(way, steps) for way in options.ways for steps in options.steps]
+    grid += [(STUDENT, steps) for steps in options.students]
     grid += [("medfusion", options.rival_steps)] * bool(options.rival_steps)
     found: dict[tuple[str, int], list[dict[str, float]]] = {cell: [] for cell in [LIMIT, *grid]}
     for seed in options.seeds:

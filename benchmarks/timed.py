@@ -24,7 +24,8 @@ from medsynth.pipeline.run import Progress, Run, silent
 from medsynth.protocol import Protocol
 from medsynth.runtime import choose_device, digest_json, read_json, write_json
 from medsynth.training import autoencoder, diffusion, loop  # noqa: F401, before time counts
-from medsynth.training.loop import Player, State, Task
+from medsynth.training.loop import Player, Task
+from medsynth.training.state import State
 
 BUILDERS = {"autoencoder": learn.fit_autoencoder, "diffusion": learn.fit_diffusion}
 CALIBRATION = (5, 3.0)  # so many steps and so many seconds at least are timed
@@ -42,7 +43,7 @@ def warm_up() -> None:
                 lambda seen: 0.0,
             )
         },
-        lambda start, count: torch.ones(count, 1, device=choose_device()),
+        lambda start, count, own: torch.ones(count, 1, device=choose_device())[own],
         images=2,
         batch_size=1,
         seed=0,

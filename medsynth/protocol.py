@@ -633,6 +633,23 @@ class Masks(Section):
         return self.classes.get(str(value), f"class {value}")
 
 
+class Student(Section):
+    """A copy of the denoiser that learns to take few steps where it takes sample.steps: from what
+    it draws out of noise, labels as in sample, guidance included. No patient's image is looked at,
+    so that it costs a privacy budget nothing."""
+
+    steps: Count = 4
+    """Its steps; sample.steps is a multiple."""
+    walks: Annotated[int, Field(ge=20)] = 20_000
+    """So many images are drawn by the denoiser for it to learn from, and are thrown away."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the weights' moving average, a step; 0 switches it off."""
+    training: Optimiser = Optimiser(
+        images=800_000, batch=32, learning_rate=1e-4, warmup_images=10_000
+    )
+    """How it is trained; an image is one of its steps."""
+
+
 class Sample(Section):
     """The synthetic cohort."""
 
@@ -654,6 +671,9 @@ class Sample(Section):
     """Guide only above the first and up to the second noise level (noise over signal: 0 is clean,
     1 is half and half); elsewhere the condition is followed, in one pass instead of two (arXiv
     2404.07724). Null guides everywhere."""
+    student: Student | None = None
+    """Draw by a student of the denoiser in few steps; all else here says how the denoiser draws
+    that it learns from. Null draws by the denoiser."""
     batch: Count = 32
     """Images at a time; what an image looks like does not depend on it."""
     labels: Mapping[str, Mapping[str, NonNegative]] | None = None
@@ -674,6 +694,8 @@ class Sample(Section):
                 f"eta {self.eta:g} is DDIM's: sampler {self.sampler} adds no noise; set eta to 0, "
                 f"or sampler to ddim"
             )
+        if self.student is not None:
+            self._student_can_learn(self.student.steps)
         if self.guidance_interval is not None:
             low, high = self.guidance_interval
             if low >= high:
@@ -684,6 +706,18 @@ class Sample(Section):
                     f"nowhere: set guidance above 1, or guidance_interval to null"
                 )
         return self
+
+    def _student_can_learn(self, steps: int) -> None:
+        if self.eta > 0:
+            raise ValueError(
+                f"a student learns where noise leads, which eta {self.eta:g} leaves to chance: set "
+                f"eta to 0, or student to null"
+            )
+        if self.steps % steps or self.steps == steps:
+            raise ValueError(
+                f"sample.steps {self.steps} must be twice student.steps ({steps}), or another "
+                f"multiple: a step of the student stands for so many of the denoiser"
+            )
 
 
 class Concept(Section):
@@ -978,6 +1012,31 @@ class Protocol(Section):
                 f"card.weights needs a rule on {WHITE_BOX} that is not waived, and "
                 f"validate.white_box_images above 0: whoever has the weights can ask them who was "
                 f"trained on"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_network_draws(self) -> Protocol:
+        others = {"masks": self.masks, "diffusion.base": self.diffusion.base}
+        if self.sample.student is not None:
+            for name in (name for name, given in others.items() if given is not None):
+                raise ValueError(
+                    f"sample.student learns from a denoiser that is trained here and draws images "
+                    f"alone: one of sample.student and {name} must be null"
+                )
+        if self.card.weights and self.diffusion.base is not None:
+            raise ValueError(
+                "card.weights releases networks that are trained here: with diffusion.base, which "
+                "others made, it must be false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _student_can_begin(self) -> Protocol:
+        if self.sample.student is not None and self.diffusion.objective == "eps":
+            raise ValueError(
+                "sample.student begins in pure noise, where objective eps says nothing of the "
+                "image: diffusion.objective must be v or flow"
             )
         return self
 

@@ -18,7 +18,7 @@ from .models.control import Controlled
 from .models.denoiser import encode_conditions, guided, guided_times
 from .models.diffusion import Schedule, noise_like
 from .models.prompted import AnyDenoiser
-from .models.solvers import solve
+from .models.solvers import Pairs, solve
 from .runtime import derive_seed, ranks, write_bytes
 from .vocabulary import Vocabulary
 
@@ -37,8 +37,11 @@ def sample(
     seeds: Sequence[int],
     device: str,
     maps: np.ndarray | None = None,
+    pairs: Pairs | None = None,
 ) -> np.ndarray:
     """Draw one image a condition: (N, C, H, W) float32 in [-1, 1].
+
+    `pairs` are the times of another walk than the settings'.
 
     Image i follows from seeds[i] and conditions[i], and of a Controlled from maps[i], (K, H, W)
     float32 in [0, 1]. The network is always given `settings.batch` images, padded with repeats, so
@@ -64,6 +67,7 @@ def sample(
                 settings,
                 objective=diffusion.objective,
                 generators=generators,
+                pairs=pairs,
             )
             made.append(autoencoder.decode(z).float().cpu()[: len(tokens) - start])
     return torch.cat(made).numpy()

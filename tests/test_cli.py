@@ -158,23 +158,6 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
-def test_two_processes_train_to_the_same_weights(tmp_path):
-    """Each step's batch is shared out and the gradients are averaged."""
-    script = tmp_path / "two.py"
-    script.write_text(
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path\n"
-        "from training.test_loop import line_task, weights\n"
-        "from medsynth.runtime import ranks\n"
-        "from medsynth.training.loop import train\n"
-        "folder = Path(sys.argv[2]); net = train(line_task(ema=None), folder)['net']\n"
-        "(folder / f'rank{ranks()[0]}').write_text(weights(net))\n"
-    )
-    result = torchrun(str(script), str(Path(__file__).parent), str(tmp_path))
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert (tmp_path / "rank0").read_text() == (tmp_path / "rank1").read_text()
-
-
 def test_two_processes_do_the_whole_way_together(tmp_path, protocol_file):
     raw, run = write_raw(tmp_path / "raw"), tmp_path / "run"
     result = torchrun("-m", "medsynth", "run", str(protocol_file), str(raw), str(run), "--json")

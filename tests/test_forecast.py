@@ -85,6 +85,15 @@ def test_a_whole_study_is_foretold_and_said(tmp_path, monkeypatch):
     assert lines[-1].startswith("all")
 
 
+def test_a_student_costs_its_walks_and_its_steps_and_spares_sampling_steps(made_up_time, run):
+    asked = {"sample.student": {"steps": 2, "walks": 100, "training": {
+        "images": 320, "batch": 32, "learning_rate": 1e-4}}}  # fmt: skip
+    (cost,) = forecast._teaching(run, study(**asked), made_up_time, lambda steps: 3.0 * steps)
+    # 10 walks' blocks of 4 steps, and 10 steps of twice the denoiser's batch of 16
+    assert cost.seconds == 10 * 12.0 + 10 * 4.0
+    assert not forecast._teaching(run, study(), made_up_time, lambda steps: 3.0)
+
+
 def test_a_private_study_is_not_foretold_from_made_up_patients():
     private = study(
         **{"diffusion.private": {"epsilon": 8, "delta": 1e-4}, "sample.labels": {}}

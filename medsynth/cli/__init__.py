@@ -6,6 +6,7 @@ Heavy packages are imported inside the commands, so that help and `verify` start
 from __future__ import annotations
 
 import json
+import signal
 import sys
 
 import typer
@@ -32,6 +33,7 @@ for _part in (study, others, controls, masks, concepts, stages, machine):
 
 def main() -> None:
     """Run the command line; the exit code says how it ended."""
+    signal.signal(signal.SIGTERM, _stop)
     try:
         app(standalone_mode=True)
     except MedsynthError as error:
@@ -40,6 +42,28 @@ def main() -> None:
     except KeyboardInterrupt:
         _complain("stopped; the same command goes on from here")
         sys.exit(1)
+    except RuntimeError as error:
+        if not lost_another(error):
+            raise
+        _complain(
+            "another process of this run ended, so this one stops too; what went wrong is in the "
+            "other's own message. The same command goes on, with as many processes as you like"
+        )
+        sys.exit(1)
+
+
+def _stop(number: int, frame: object) -> None:
+    """End as by Ctrl-C: SLURM at the end of a job's time, torchrun where another process failed."""
+    raise KeyboardInterrupt
+
+
+def lost_another(error: RuntimeError) -> bool:
+    """True where an error is that one of several processes is gone."""
+    from ..runtime import ranks
+
+    said = f"{type(error).__name__}: {error}".lower()
+    signs = ("closed by peer", "reset by peer", "broken pipe", "distbackenderror", "distnetwork")
+    return ranks()[1] > 1 and any(sign in said for sign in signs)
 
 
 def _complain(message: str) -> None:

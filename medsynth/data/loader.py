@@ -65,25 +65,42 @@ class Frames:
 def draw(
     images: int, *, start: int, count: int, seed: int, groups: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return the indices (count,) of the draws start .. start + count of endless shuffled passes.
+    """Return the indices (count,) of the draws start .. start + count; see `Order`."""
+    return Order(images, seed=seed, groups=groups).draw(start, count)
+
+
+class Order:
+    """Endless shuffled passes over images, of which the last ones are kept at hand: to shuffle
+    millions of images at each step would take longer than the step.
 
     Each pass over `images` images takes every one once, in an order of its own. With `groups`, as
     Frames has them, each pass takes one image of every group, a random one each time; where no
     group has two, that is the same.
     """
-    groups = np.arange(images) if groups is None else groups
-    sizes = np.bincount(groups)
-    passes = range(start // len(sizes), (start + count - 1) // len(sizes) + 1)
-    orders = [_one_pass(groups, sizes, seed=derive_seed(seed, "pass", n)) for n in passes]
-    offset = start - passes[0] * len(sizes)
-    return np.concatenate(orders)[offset : offset + count]
 
+    def __init__(self, images: int, *, seed: int, groups: np.ndarray | None = None):
+        self.groups = np.arange(images) if groups is None else groups
+        self.sizes, self.seed = np.bincount(self.groups), seed
+        self.members = None
+        if self.sizes.max() > 1:
+            self.members = np.argsort(self.groups, kind="stable")
+        self.passes: dict[int, np.ndarray] = {}
 
-def _one_pass(groups: np.ndarray, sizes: np.ndarray, *, seed: int) -> np.ndarray:
-    order = np.random.default_rng(seed).permutation(len(sizes))
-    if sizes.max() == 1:
-        return order
-    members = np.argsort(groups, kind="stable")
-    chances = np.random.default_rng(derive_seed(seed, "member")).random(len(sizes))
-    chosen = np.cumsum(sizes) - sizes + (chances * sizes).astype(np.int64)
-    return members[chosen][order]
+    def draw(self, start: int, count: int) -> np.ndarray:
+        """Return the indices (count,) of the draws start .. start + count."""
+        long = len(self.sizes)
+        passes = range(start // long, (start + count - 1) // long + 1)
+        self.passes = {n: self.passes[n] if n in self.passes else self._one_pass(n) for n in passes}
+        parts = [
+            self.passes[n][max(0, start - n * long) : start + count - n * long] for n in passes
+        ]
+        return np.concatenate(parts)
+
+    def _one_pass(self, number: int) -> np.ndarray:
+        seed = derive_seed(self.seed, "pass", number)
+        order = np.random.default_rng(seed).permutation(len(self.sizes))
+        if self.members is None:
+            return order
+        chances = np.random.default_rng(derive_seed(seed, "member")).random(len(self.sizes))
+        starts = np.cumsum(self.sizes) - self.sizes
+        return self.members[starts + (chances * self.sizes).astype(np.int64)][order]

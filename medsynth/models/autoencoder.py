@@ -10,6 +10,7 @@ Source: Müller-Franzes et al., Sci Rep 13:12098 (2023).
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from .. import protocol
 from ..errors import DataError
 from ..runtime import read_json, write_json
+from .tiles import decode_in_tiles, within_memory
 
 
 class Principal(nn.Module):
@@ -154,17 +156,25 @@ class Autoencoder(nn.Module):
 
     def decode_raw(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Decode raw latents to images, and to images of half size where there is a second head."""
-        decoder = self.net.decoder
-        h = self._run(decoder.mid_block, decoder.conv_in(self.net.post_quant_conv(z)))
-        half = None
-        for level, block in enumerate(decoder.up_blocks):
-            if self.half_head is not None and level == len(decoder.up_blocks) - 2:
+        blocks, h, half = self.net.decoder.up_blocks, self.enter(z), None
+        for level, block in enumerate(blocks):
+            if self.half_head is not None and level == len(blocks) - 2:
                 half = self.unfold(self.half_head(h))  # what goes into the last doubling
             h = self._run(block, h)
-        made = self.unfold(decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(h))))
+        made = self.leave(h)
         if self.principal is not None:
             made = made + self.principal.decode(z)
         return made, half
+
+    def enter(self, z: torch.Tensor) -> torch.Tensor:
+        """Return what goes into the decoder's first level."""
+        decoder = self.net.decoder
+        return self._run(decoder.mid_block, decoder.conv_in(self.net.post_quant_conv(z)))
+
+    def leave(self, h: torch.Tensor) -> torch.Tensor:
+        """Return the image, but for its principal part, of what comes out of the last level."""
+        decoder = self.net.decoder
+        return self.unfold(decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(h))))
 
     def _run(self, block: nn.Module, h: torch.Tensor) -> torch.Tensor:
         if self.net.decoder.gradient_checkpointing and torch.is_grad_enabled():
@@ -181,11 +191,17 @@ class Autoencoder(nn.Module):
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Return the normalised latents of images in [-1, 1]: the posterior's mean."""
-        return (self.moments(images)[0] - self.latents_mean) / self.latents_std
+        mean = within_memory(lambda some: self.moments(some)[0], images)
+        return (mean - self.latents_mean) / self.latents_std
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Return images in [-1, 1], clipped, of normalised latents."""
-        return self.decode_raw(z * self.latents_std + self.latents_mean)[0].clamp(-1.0, 1.0)
+        """Return images in [-1, 1], clipped, of normalised latents; fewer at a time, or in tiles,
+        where memory is short."""
+        raw = z * self.latents_std + self.latents_mean
+        made = within_memory(
+            lambda some: self.decode_raw(some)[0], raw, functools.partial(decode_in_tiles, self)
+        )
+        return made.clamp(-1.0, 1.0)
 
     def reconstruct(self, images: torch.Tensor) -> torch.Tensor:
         return self.decode(self.encode(images))

@@ -78,7 +78,7 @@ class Schedule:
         return np.cumprod(1 - betas)
 
     @property
-    def betas(self) -> np.ndarray:
+    def step_betas(self) -> np.ndarray:
         """(T,) float64: the share of variance that each step replaces by noise."""
         return 1 - self.abar / np.concatenate([[1.0], self.abar[:-1]])
 

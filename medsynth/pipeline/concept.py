@@ -20,7 +20,6 @@ from ..protocol import Protocol, set_knobs
 from ..runtime import (
     choose_device,
     derive_seed,
-    ranks,
     read_json,
     read_stage,
     require_stage,
@@ -228,7 +227,7 @@ def _examples(
     from ..training.inversion import Examples
 
     frames, symmetry = Frames(cohort, np.arange(len(cohort))), run.domain.augmentations
-    path = folder / "latents" / f"{ranks()[0]}.npy"
+    path = folder / "latents" / "images.npy"
     latents = encode_views(autoencoder, frames, symmetry, path, choose_device())
     name = taught.tokens[-1][1]
     views = [

@@ -18,7 +18,6 @@ from ..finding import Finding, write_findings
 from ..protocol import ControlKind, Protocol
 from ..runtime import (
     choose_device,
-    ranks,
     read_json,
     require_stage,
     write_json,
@@ -97,7 +96,7 @@ def _fit(run: Run, folder: Path, masks: Masks | None, progress: Progress) -> Non
     parts = mapped(run, masks, ("train", "validation"))
     if not len(parts["train"].frames):
         raise DataError("no training image has a mask")
-    cache, examples = folder / "latents" / str(ranks()[0]), {}
+    cache, examples = folder / "latents", {}
     cache.mkdir(parents=True, exist_ok=True)
     for part, seen in (("train", symmetry), ("validation", "identity")):
         frames = parts[part].frames

@@ -23,6 +23,7 @@ from .control import open_fitted, sampler
 from .learn import drawer
 from .masks import draw_shares, open_known
 from .run import Progress, Run, open_autoencoder, parts_of, silent
+from .student import labels_of
 
 Draw = Callable[[np.ndarray, Sequence[Mapping[str, str]], Sequence[int]], np.ndarray]
 """(images' numbers, labels, seeds) -> (N, C, H, W) in [-1, 1]."""
@@ -64,22 +65,24 @@ def _sample(run: Run, folder: Path, progress: Progress) -> None:
 
 
 def _plan(run: Run, folder: Path, progress: Progress) -> Drawing:
-    cohort, parts = parts_of(run)
-    train = Frames(cohort, parts["train"])
     if run.protocol.sample.generator == "memorize":
-        drawing = _copies(run, train)
-        return replace(drawing, conditions=_without_rare(run, drawing.conditions, train, folder))
-    conditions = _without_rare(run, choose_labels(run, train), train, folder)
+        drawing = _copies(run)
+        return replace(drawing, conditions=without_rare(run, drawing.conditions, folder))
+    conditions = without_rare(run, choose_labels(run), folder)
     if run.protocol.masks is not None:
         return _pairs(run, conditions, folder, progress)
     return Drawing(conditions, _sampler(run))
 
 
-def _without_rare(run: Run, labels, train: Frames, folder: Path) -> Sequence[Mapping[str, str]]:
+def without_rare(
+    run: Run, labels: Sequence[Mapping[str, str]], folder: Path
+) -> Sequence[Mapping[str, str]]:
     """Return labels without what few training patients have, and write down how many had some; a
     privacy budget's labels are the protocol's, and tell of nobody."""
     if run.protocol.diffusion.private is not None:
         return labels
+    cohort, parts = parts_of(run)
+    train = Frames(cohort, parts["train"])
     rarest = run.protocol.sample.rarest or rarity.RAREST
     kept, told = rarity.suppress(labels, train.labels, train.patients, rarest=rarest)
     if writes():
@@ -91,19 +94,31 @@ def _sampler(run: Run) -> Draw:
     from ..models.prompted import open_denoiser
 
     device = choose_device()
-    draw = drawer(run, open_denoiser(run.folder / "diffusion").to(device), device)
+    if run.protocol.sample.student is not None:
+        draw = _by_student(run, device)
+    else:
+        draw = drawer(run, open_denoiser(run.folder / "diffusion").to(device), device)
     return lambda numbers, labels, seeds: draw(labels, seeds)
 
 
-def choose_labels(run: Run, train: Frames) -> list[dict[str, str]]:
-    """Return the labels of all images that the protocol asks for; `train` are the patients'."""
+def _by_student(run: Run, device: str):
+    """Return a draw(labels, seeds) by the student, in whose weights the guidance is already."""
+    from ..models.denoiser import Denoiser
+    from ..models.steps import read_pairs
+
+    folder, settings = run.folder / "student", run.protocol.sample
+    plain = {"guidance": 1.0, "guidance_interval": None, "sampler": None, "student": None}
+    own = replace(
+        run, protocol=run.protocol.model_copy(update={"sample": settings.model_copy(update=plain)})
+    )
+    return drawer(own, Denoiser.load(folder).to(device), device, pairs=read_pairs(folder))
+
+
+def choose_labels(run: Run) -> list[dict[str, str]]:
+    """Return the labels of all images that the protocol asks for."""
     from .. import synthesis
 
-    study = run.protocol
-    if study.diffusion.private is None:
-        real, weights = train.labels, train.weights.tolist()
-    else:  # no budget covers the patients' labels: what the protocol does not name is left out
-        real, weights = [], []
+    study, (real, weights) = run.protocol, labels_of(run)
     return synthesis.choose_conditions(real, study.sample, study.seed, weights=weights)
 
 
@@ -126,13 +141,16 @@ def _pairs(run: Run, conditions, folder: Path, progress: Progress) -> Drawing:
     return Drawing(conditions, draw, known.harden(shares))
 
 
-def _copies(run: Run, train: Frames) -> Drawing:
+def _copies(run: Run) -> Drawing:
     """Hand out training images, and their masks, to show that the gate works."""
     from .. import synthesis
 
     study, device, masks = run.protocol, choose_device(), None
     known = None if study.masks is None else open_known(run)
-    if known is not None:
+    if known is None:
+        cohort, parts = parts_of(run)
+        train = Frames(cohort, parts["train"])
+    else:
         train, rows = known.images("train")
     chosen = np.random.default_rng(derive_seed(study.seed, "copies")).integers(
         0, len(train), study.sample.images

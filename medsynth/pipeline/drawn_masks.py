@@ -13,13 +13,12 @@ from pathlib import Path
 from ..cohort import Cohort, Record
 from ..data import controls
 from ..data.control_files import say_origin, write_maps
-from ..data.loader import Frames
 from ..finding import Finding, Verdict, read_verdict, write_findings
 from ..runtime import run_stage, write_json
-from .drawn import choose_labels
+from .drawn import choose_labels, without_rare
 from .judge import open_lens
 from .masks import Known, draw_shares, open_known
-from .run import Progress, Run, level_of_test, parts_of, silent
+from .run import Progress, Run, level_of_test, silent
 
 STAGE = "drawn_masks"
 UNCOUNTED = "These masks were not before the gate: drawing them again is not counted."
@@ -43,8 +42,7 @@ def sample_masks(run: Run, out: Path, *, images: int, progress: Progress = silen
 
 
 def _draw(run: Run, folder: Path, progress: Progress) -> None:
-    cohort, parts = parts_of(run)
-    known, labels = open_known(run), choose_labels(run, Frames(cohort, parts["train"]))
+    known, labels = open_known(run), without_rare(run, choose_labels(run), folder)
     masks = known.harden(draw_shares(run, labels, folder / "latents", progress))
     records = tuple(
         Record(f"mask-{i:06d}", "synthetic", labels=row) for i, row in enumerate(labels, start=1)

@@ -80,7 +80,8 @@ def foretell(
             progress(stage, 1.0)
         run, cost, seconds = _sampling(run, study, clock)
         progress("sample", 1.0)
-        costs += [*_choosing(study, seconds), cost, _validating(run, study, parts, clock)]
+        costs += [*_choosing(study, seconds), *_teaching(run, study, clock, seconds)]
+        costs += [cost, _validating(run, study, parts, clock)]
         progress("validate", 1.0)
     return costs
 
@@ -134,7 +135,7 @@ def _training(
     short.build(stage, lambda folder: BUILDERS[stage](short, folder, silent))
     looks, pictures = min(LOOKS, steps), min(PICTURES, steps)
     if stage == "diffusion":  # the others look at 256 images at most
-        look *= max(1.0, parts["validation"] / LOOKED_AT)
+        look *= max(1.0, min(parts["validation"], learn.HELD) / LOOKED_AT)
     encoding = _encoding(short, parts, clock, stage)
     seconds = begin + encoding + steps * step + looks * look + pictures * picture
     how = (
@@ -184,9 +185,10 @@ def _sampling(run: Run, study: Protocol, clock: Clock) -> tuple[Run, Cost, Calla
     def block(steps: int) -> float:
         return rest + steps * step
 
-    seconds = blocks * block(study.sample.steps)
+    steps = (study.sample.student or study.sample).steps
+    seconds = blocks * block(steps)
     how = (
-        f"{blocks} blocks of {batch} images, {study.sample.steps} steps of {step:.3g} s each: "
+        f"{blocks} blocks of {batch} images, {steps} steps of {step:.3g} s each: "
         f"{study.sample.images / seconds:.3g} images a second"
     )
     return run, Cost("sample", seconds, peak_gib(), how), block
@@ -200,6 +202,20 @@ def _choosing(study: Protocol, block: Callable[[int], float]) -> list[Cost]:
     blocks = asked.checkpoints * math.ceil(asked.images / study.sample.batch)
     how = f"{blocks} blocks of {study.sample.batch} images; the search among them is left out"
     return [Cost("choose", blocks * block(asked.steps), peak_gib(), how)]
+
+
+def _teaching(run: Run, study: Protocol, clock: Clock, block: Callable[[int], float]) -> list[Cost]:
+    """Return what a student takes, where the protocol asks for one: a step is one of the
+    denoiser's, a walk one of its images."""
+    asked = study.sample.student
+    if asked is None:
+        return []
+    _, step, _ = pace(run, "diffusion", clock)
+    step *= asked.training.batch / study.diffusion.training.batch
+    steps = math.ceil(asked.training.images / asked.training.batch)
+    walks = asked.walks / study.sample.batch * block(study.sample.steps)
+    how = f"{steps:,} steps of about {step:.3g} s, and {walks:.3g} s for {asked.walks:,} walks"
+    return [Cost("student", walks + steps * step, peak_gib(), how)]
 
 
 def _validating(run: Run, study: Protocol, parts: dict[str, int], clock: Clock) -> Cost:

@@ -366,7 +366,7 @@ def _networks(run: Run) -> Weights | None:
     return Weights(
         autoencoder=run.folder / "autoencoder",
         diffusion=run.folder / "diffusion",
-        betas=Schedule.of(run.protocol.diffusion).betas.tolist(),
+        betas=Schedule.of(run.protocol.diffusion).step_betas.tolist(),
         common=wished if private else common(train.labels, train.patients, rarest=rarest),
         rarest=rarest,
     )

@@ -15,7 +15,7 @@ from ..domains import Symmetry
 from ..errors import StageError
 from ..runtime import (
     choose_device,
-    ranks,
+    derive_seed,
     require_stage,
     writes,
 )
@@ -24,15 +24,18 @@ from . import choice
 from .autoencoder import fit_autoencoder
 from .prompted import take_base
 from .run import Progress, Run, open_autoencoder, parts_of, silent
+from .student import fit_student
 
 if TYPE_CHECKING:
     from ..models.autoencoder import Autoencoder
     from ..training.told import Told
 
+HELD = 4096  # validation images, at most, that the denoiser's loss is looked at on
+
 
 def fit(run: Run, progress: Progress = silent) -> None:
-    """Train the lens, the autoencoder and the denoiser, each into a folder of its own, or take over
-    what the protocol pins instead."""
+    """Train the lens, the autoencoder, the denoiser and perhaps its student, each into a folder of
+    its own, or take over what the protocol pins instead."""
     if run.protocol.diffusion.private is not None:
         _check_budget(run)
     if run.protocol.diffusion.choose is not None:
@@ -41,6 +44,8 @@ def fit(run: Run, progress: Progress = silent) -> None:
     run.build("autoencoder", lambda folder: fit_autoencoder(run, folder, progress), all_ranks=True)
     train = fit_diffusion if run.protocol.diffusion.base is None else take_base
     run.build("diffusion", lambda folder: train(run, folder, progress), all_ranks=True)
+    if run.protocol.sample.student is not None:
+        run.build("student", lambda folder: fit_student(run, folder, progress), all_ranks=True)
 
 
 def _check_budget(run: Run) -> None:
@@ -105,17 +110,18 @@ def fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
     vocabulary = _vocabulary(run, train)
     if writes():
         vocabulary.write(folder / "vocabulary.json")
-    cache = folder / "latents" / str(ranks()[0])
+    cache = folder / "latents"
     cache.mkdir(parents=True, exist_ok=True)
     learned = _with_canaries(run, train, folder)
     latents = encode_views(
         autoencoder, learned, run.domain.augmentations, cache / "train.npy", device
     )
-    held_latents = encode_views(autoencoder, held, "identity", cache / "held.npy", device)[0]
+    seen = Frames(cohort, _looked_at(parts["validation"], run.protocol.seed))
+    held_latents = encode_views(autoencoder, seen, "identity", cache / "held.npy", device)[0]
     denoiser = train_denoiser(
         latents,
         conditions_of_views(run, learned, vocabulary, run.domain.augmentations),
-        (held_latents, encode_conditions(vocabulary, map(vocabulary.known, held.labels))),
+        (held_latents, encode_conditions(vocabulary, map(vocabulary.known, seen.labels))),
         autoencoder,
         run.protocol.diffusion,
         tokens=vocabulary.size,
@@ -131,6 +137,14 @@ def fit_diffusion(run: Run, folder: Path, progress: Progress) -> None:
     if run.protocol.diffusion.choose is not None:
         study = choice.Study(run, folder, train, held, autoencoder, vocabulary, device)
         choice.choose(study, denoiser, progress)
+
+
+def _looked_at(validation: np.ndarray, seed: int) -> np.ndarray:
+    """Return the validation images that the loss is taken on, of more than HELD so many."""
+    if len(validation) <= HELD:
+        return validation
+    order = np.random.default_rng(derive_seed(seed, "looked at")).permutation(len(validation))
+    return validation[np.sort(order[:HELD])]
 
 
 def _with_canaries(run: Run, train: Frames, folder: Path) -> Frames | canaries.Joined:
@@ -204,9 +218,10 @@ def _conditions(
     return torch.stack([sides[mirror] for mirror in mirrors])
 
 
-def drawer(run: Run, denoiser, device: str):
+def drawer(run: Run, denoiser, device: str, *, pairs=None):
     """Return a draw(conditions, seeds, maps=None) -> (N, C, H, W) as the protocol says, by the
-    run's denoiser or by one that a control steers, on a device."""
+    run's denoiser or by one that a control steers, on a device; `pairs` are the times of another
+    walk than the protocol's."""
     from .. import synthesis
 
     autoencoder = open_autoencoder(run, device)
@@ -223,6 +238,7 @@ def drawer(run: Run, denoiser, device: str):
             seeds=seeds,
             device=device,
             maps=maps,
+            pairs=pairs,
         )
 
     return draw

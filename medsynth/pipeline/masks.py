@@ -22,7 +22,6 @@ from ..runtime import (
     StageRecord,
     choose_device,
     derive_seed,
-    ranks,
     read_json,
     wait_for_everyone,
     write_json,
@@ -75,7 +74,7 @@ def _fit(run: Run, masks: Masks, folder: Path, progress: Progress) -> None:
     if writes():
         vocabulary.write(folder / "vocabulary.json")
         known.write(folder, folded.config)
-    cache = folder / "latents" / str(ranks()[0])
+    cache = folder / "latents"
     cache.mkdir(parents=True, exist_ok=True)
     symmetry = run.domain.augmentations
     tokens = encode_conditions(vocabulary, map(vocabulary.known, held.labels))

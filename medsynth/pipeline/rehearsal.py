@@ -40,7 +40,7 @@ def simplify(study: Protocol) -> Protocol:
     return study.model_copy(
         update={
             "diffusion": study.diffusion.model_copy(update={"choose": None, "canaries": None}),
-            "sample": study.sample.model_copy(update={"labels": None}),
+            "sample": study.sample.model_copy(update={"labels": None, "student": None}),
             "validate_": study.validate_.model_copy(update={"subgroups": None}),
         }
     )

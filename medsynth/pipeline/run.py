@@ -33,6 +33,7 @@ TESTED = "memorization.p_value"
 LEVEL = 0.05
 DRAWN = ("guidance", "eta", "labels")  # how images are drawn, of the section sample
 DRAWN_SINCE = ("sampler", "spacing", "guidance_interval")  # null in older runs, which stay valid
+WALKED = ("student", "steps", *DRAWN, *DRAWN_SINCE)  # of the section sample, what a student follows
 
 LEARNED = ("fold_px", "diffusion")  # how masks are learned, of the section masks
 
@@ -64,6 +65,9 @@ PLANS = {
     ),
 }
 """The stages of a study, in order: a verdict needs them all."""
+
+STUDENT = {"student": Plan(("intake", "split", "autoencoder", "diffusion"), ("seed",))}
+"""A stage before `synthetic`, which then needs it, where the protocol asks for it."""
 
 BESIDE = {
     "masks": Plan(("intake", "split"), ("domain", "masks", "seed")),
@@ -103,28 +107,31 @@ class Run:
 
     @property
     def plans(self) -> dict[str, Plan]:
-        """The stages that a verdict needs, in order; where masks are drawn, with what draws them
-        and the images under them."""
-        masks, plans = self.protocol.masks, {}
-        if masks is None:
-            return PLANS
-        makers = {"masks": BESIDE["masks"], f"control/{masks.control}": BESIDE["control"]}
+        """The stages that a verdict needs, in order; with a student where one draws the images, and
+        with what draws masks and the images under them where there are masks."""
+        study, plans = self.protocol, {}
+        makers: dict[str, Plan] = {} if study.sample.student is None else dict(STUDENT)
+        if study.masks is not None:
+            makers |= {"masks": BESIDE["masks"]}
+            makers |= {f"control/{study.masks.control}": BESIDE["control"]}
         for name, plan in PLANS.items():
             if name in ("synthetic", "evidence"):
                 plans |= makers
-                plan = Plan((*plan.needs, *makers), (*plan.sections, "masks"))
+                sections = plan.sections if study.masks is None else (*plan.sections, "masks")
+                plan = Plan((*plan.needs, *makers), sections)
             plans[name] = plan
         return plans
 
     def plan_of(self, stage: str) -> Plan:
         """Return the plan of a stage; of one of many, as control/NAME, that of its kind."""
-        return self.plans.get(stage) or {**PLANS, **BESIDE}[stage.split("/")[0]]
+        return self.plans.get(stage) or {**PLANS, **STUDENT, **BESIDE}[stage.split("/")[0]]
 
     def settings(self, stage: str) -> dict[str, Any]:
         """Return what of the protocol a stage depends on: its sections, for a private denoiser the
         labels that it is to know, for one that is chosen by its images how they are drawn, for
-        the masks' denoiser only how it learns, and for the evidence the level of the test whose
-        power it tells, where that is not the usual one."""
+        the masks' denoiser only how it learns, for a student how the walks go that it follows, and
+        for the evidence the level of the test whose power it tells, where that is not the usual
+        one."""
         sections = self.plan_of(stage).sections
         settings = {name: set_knobs(self.protocol.section(name)) for name in sections}
         if stage == "masks":
@@ -136,6 +143,9 @@ class Run:
             drawn = self.protocol.section("sample")
             since = {name: drawn[name] for name in DRAWN_SINCE if drawn[name] is not None}
             settings["drawn"] = {name: drawn[name] for name in DRAWN} | since
+        if stage == "student":
+            drawn = self.protocol.section("sample")
+            settings |= {"walks": set_knobs({name: drawn[name] for name in WALKED})}
         if stage == "evidence" and level_of_test(self.protocol) != LEVEL:
             settings["level"] = level_of_test(self.protocol)
         return settings

@@ -161,7 +161,11 @@ def _drawn(sample: Sample) -> str:
         low, high = sample.guidance_interval
         guidance += f" between noise levels {low:g} and {high:g}"
     words = [SAMPLERS[sampler], steps, guidance]
-    return ", ".join([*words, f"eta {sample.eta:g}"] if sampler == "ddim" else words)
+    said = ", ".join([*words, f"eta {sample.eta:g}"] if sampler == "ddim" else words)
+    if sample.student is None:
+        return said
+    taken = wording.count(sample.student.steps, "step")
+    return f"by a student in {taken}, which learned what the denoiser draws with {said}"
 
 
 def split_rows(split: Mapping[str, Any]) -> list[tuple[str, int, int]]:

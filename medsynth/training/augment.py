@@ -23,18 +23,26 @@ def views_of(symmetry: Symmetry) -> tuple[tuple[int, bool], ...]:
     return tuple((quarter, mirrored) for mirrored in mirrors for quarter in quarters)
 
 
-def flip_and_turn(images: torch.Tensor, symmetry: Symmetry) -> torch.Tensor:
-    """Apply one of the symmetry's changes to each image, drawn at random."""
+def draw_turns(count: int, symmetry: Symmetry, device: str) -> torch.Tensor:
+    """Draw one of the symmetry's changes for each image: (count, 2) int64, a coin for mirroring
+    and quarter turns; both are drawn where either is allowed."""
     if symmetry == "identity":
-        return images
-    coins = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
-    if symmetry in ("flip", "flips and rotations"):
-        images = torch.where(coins, images.flip(3), images)
+        return torch.zeros(count, 2, dtype=torch.int64, device=device)
+    coins = torch.rand(count, 1, 1, 1, device=device) < 0.5
+    turns = torch.zeros(count, dtype=torch.int64, device=device)
     if symmetry in ("rotations", "flips and rotations"):
-        turns = torch.randint(0, 4, (len(images),), device=images.device)
-        for quarter in (1, 2, 3):
-            chosen = (turns == quarter)[:, None, None, None]
-            images = torch.where(chosen, images.rot90(quarter, (2, 3)), images)
+        turns = torch.randint(0, 4, (count,), device=device)
+    mirrored = coins.flatten() & (symmetry in ("flip", "flips and rotations"))
+    return torch.stack([mirrored.long(), turns], 1)
+
+
+def flip_and_turn(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """Mirror and turn images as `draw_turns` says of each."""
+    mirrored, quarters = turns.unbind(1)
+    images = torch.where((mirrored == 1)[:, None, None, None], images.flip(3), images)
+    for quarter in (1, 2, 3):
+        chosen = (quarters == quarter)[:, None, None, None]
+        images = torch.where(chosen, images.rot90(quarter, (2, 3)), images)
     return images
 
 

@@ -21,18 +21,19 @@ from monai.networks.nets import PatchDiscriminator
 from torch import nn
 
 from .. import protocol
-from ..data.loader import Frames, draw
+from ..data.loader import Frames, Order, draw
 from ..domains import Symmetry
 from ..models.autoencoder import Autoencoder
 from ..pictures import write_grid
 from ..runtime import derive_seed, writes
-from .augment import flip_and_turn
+from .augment import draw_turns, flip_and_turn
 from .batches import send
 from .detail import ReconstructionLoss
 from .loop import Modules, Player, Task, learning_rate, train
 
 PRINCIPAL_IMAGES = 1000  # images whose squares the principal start is computed from
 SHOWN = 8
+SCALED = 50_000  # images, at most, that the latents' scale is measured on
 
 Drawn = tuple[torch.Tensor, torch.Tensor]
 """Images (N, C, H, W) in [-1, 1], and the noise (N, c, h, w) of their latents."""
@@ -134,18 +135,15 @@ def fit_autoencoder(
         )
         autoencoder.start_from(torch.from_numpy(frames[some]))
 
-    def batch(start: int, count: int) -> Drawn:
-        chosen = draw(
-            len(frames),
-            start=start,
-            count=count,
-            seed=derive_seed(seed, "autoencoder"),
-            groups=frames.groups,
-        )
-        images = flip_and_turn(send(frames[chosen], device), symmetry)
+    order = Order(len(frames), seed=derive_seed(seed, "autoencoder"), groups=frames.groups)
+
+    def batch(start: int, count: int, own: slice) -> Drawn:
+        chosen = order.draw(start, count)
+        turns = draw_turns(count, symmetry, device)
+        images = flip_and_turn(send(frames[chosen[own]], device), turns[own])
         side = images.shape[-1] // autoencoder.downscale
         shape = (count, settings.latent_channels, side, side)
-        return images, torch.randn(shape, device=device)
+        return images, torch.randn(shape, device=device)[own]
 
     held = torch.from_numpy(held_out[:256]).to(device)
 
@@ -223,9 +221,12 @@ def _players(
 def _latent_scale(
     autoencoder: Autoencoder, frames: Frames, device: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Measure mean and deviation a channel of the raw latents over all training images."""
+    """Measure mean and deviation a channel of the raw latents over the training images, of more
+    than SCALED over so many of them, evenly spread."""
     count, total, squares = 0, 0.0, 0.0
-    for chunk in frames.chunks(64):
+    step = -(-len(frames) // SCALED)
+    some = Frames(frames.cohort, frames.chosen[::step])
+    for chunk in some.chunks(64):
         with torch.inference_mode():
             z = autoencoder.moments(torch.from_numpy(chunk).to(device))[0].double().cpu()
         count += z[:, 0].numel()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .. import protocol
-from ..data.loader import draw
+from ..data.loader import Order
 from ..domains import Symmetry
 from ..models.autoencoder import Autoencoder
 from ..models.control import Controlled, build_control
@@ -91,15 +91,18 @@ def fit_control(
     net = build_control(denoiser, channels=examples.maps.shape[1], downscale=autoencoder.downscale)
     if settings.training.checkpointing:
         net.enable_gradient_checkpointing()
-    controlled, order = Controlled(denoiser, net), derive_seed(seed, "control")
+    controlled = Controlled(denoiser, net)
+    order = Order(len(examples), seed=derive_seed(seed, "control"), groups=groups)
 
-    def batch(start: int, wanted: int) -> tuple[torch.Tensor, ...]:
-        chosen = draw(len(examples), start=start, count=wanted, seed=order, groups=groups)
+    def batch(start: int, wanted: int, own: slice) -> tuple[torch.Tensor, ...]:
+        chosen = order.draw(start, wanted)
         views = torch.randint(0, len(examples.latents), (wanted,)).numpy()
-        z, condition, maps = examples.take(views, chosen, symmetry)
-        condition = drop_condition(condition, settings.condition_dropout)
-        t = torch.randint(0, schedule.timesteps, (wanted,))
-        return tuple(part.to(device) for part in (z, condition, t, torch.randn_like(z), maps))
+        z, _, maps = examples.take(views[own], chosen[own], symmetry)
+        condition = examples.conditions[views, chosen]
+        condition = drop_condition(condition, settings.condition_dropout)[own]
+        t = torch.randint(0, schedule.timesteps, (wanted,))[own]
+        eps = torch.randn(wanted, *z.shape[1:])[own]
+        return tuple(part.to(device) for part in (z, condition, t, eps, maps))
 
     def losses(module, z, condition, t, eps, maps) -> torch.Tensor:
         def under(x, t, condition):

@@ -12,22 +12,23 @@ import numpy as np
 import torch
 
 from .. import protocol
-from ..data.loader import Frames, draw
+from ..data.loader import Frames, Order
 from ..domains import Symmetry
 from ..models.autoencoder import Autoencoder
 from ..models.denoiser import Denoiser, drop_condition, guided
 from ..models.diffusion import Schedule
 from ..models.solvers import solve
-from ..ownership import reserve
 from ..pictures import write_grid
 from ..runtime import derive_seed, writes
 from . import averages
 from .augment import views_of
 from .batches import send
+from .filling import fill
 from .loop import Modules, Player, Task, learning_rate, train
 from .told import Told
 
 SHOWN, SHOWN_STEPS = 16, 20
+ENCODED = 64  # images at a time
 
 
 def denoising_loss(
@@ -64,21 +65,23 @@ def times_at(
 def encode_views(
     autoencoder: Autoencoder, frames: Frames, symmetry: Symmetry, path: Path, device: str
 ) -> np.ndarray:
-    """Encode every view of all frames once: (V, N, c, h, w) float32, memory mapped at `path`."""
-    shape = autoencoder.encode(torch.from_numpy(frames[:1]).to(device)).shape[1:]
+    """Encode every view of all frames once: (V, N, c, h, w) float32, memory mapped at `path`.
+
+    Several processes divide the frames.
+    """
     views = views_of(symmetry)
-    latents = np.lib.format.open_memmap(path, "w+", np.float32, (len(views), len(frames), *shape))
-    reserve(path)
-    with torch.inference_mode():
-        for number, (quarter, mirrored) in enumerate(views):
-            start = 0
-            for chunk in frames.chunks(64):
-                images = torch.from_numpy(chunk).to(device).rot90(quarter, (2, 3))
-                z = autoencoder.encode(images.flip(3) if mirrored else images)
-                latents[number, start : start + len(z)] = z.cpu().numpy()
-                start += len(z)
-    latents.flush()
-    return latents
+
+    def encode(columns: slice) -> np.ndarray:
+        images = torch.from_numpy(frames[columns]).to(device)
+        turned = (images.rot90(quarter, (2, 3)) for quarter, _ in views)
+        with torch.inference_mode():
+            made = [
+                autoencoder.encode(image.flip(3) if mirrored else image).cpu()
+                for image, (_, mirrored) in zip(turned, views, strict=True)
+            ]
+        return torch.stack(made).numpy()
+
+    return fill(path, len(frames), encode, block=ENCODED)
 
 
 def fit_diffusion(
@@ -111,20 +114,20 @@ def fit_diffusion(
     if settings.training.checkpointing:
         denoiser.unet.enable_gradient_checkpointing()
     schedule = Schedule.of(settings)
+    order = Order(count, seed=derive_seed(seed, "diffusion"), groups=groups)
 
-    def batch(start: int, wanted: int) -> tuple[torch.Tensor, ...]:
-        chosen = draw(
-            count, start=start, count=wanted, seed=derive_seed(seed, "diffusion"), groups=groups
-        )
+    def batch(start: int, wanted: int, own: slice) -> tuple[torch.Tensor, ...]:
+        chosen = order.draw(start, wanted)
         views = torch.randint(0, len(latents), (wanted,)).numpy()
-        drawn, amounts = (latents[views, chosen], conditions[views, chosen]), ()
+        z, condition, amounts = latents[views[own], chosen[own]], conditions[views, chosen], ()
         if told is not None:
-            *drawn, amounts = told.mix(*drawn, chosen)
+            z, condition, amounts = told.mix(z, condition, chosen, own)
             amounts = (send(amounts.numpy(), device),)
-        z, condition = send(drawn[0], device), send(drawn[1].numpy(), device)
-        t = _draw_times(wanted, schedule, settings, device)
-        condition = drop_condition(condition, settings.condition_dropout)
-        return z, condition, t, torch.randn_like(z), *amounts
+        z, condition = send(z, device), send(condition.numpy(), device)
+        t = _draw_times(wanted, schedule, settings, device)[own]
+        condition = drop_condition(condition, settings.condition_dropout)[own]
+        eps = torch.randn(wanted, *z.shape[1:], device=device)[own]
+        return z, condition, t, eps, *amounts
 
     def loss(modules: Modules, drawn: tuple[torch.Tensor, ...]):
         inputs, amounts = drawn[:4], drawn[4] if told is not None else None

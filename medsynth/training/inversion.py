@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from .. import protocol
-from ..data.loader import draw
+from ..data.loader import Order
 from ..models.autoencoder import Autoencoder
 from ..models.concept import Concept
 from ..models.denoiser import guided
@@ -109,13 +109,15 @@ def learn(
     )
     schedule, look = Schedule.of(diffusion), _Look(examples, diffusion, device)
     views, count = examples.latents.shape[:2]
+    order = Order(count, seed=derive_seed(seed, "concept"))
 
-    def batch(first: int, wanted: int) -> tuple[torch.Tensor, ...]:
-        chosen = draw(count, start=first, count=wanted, seed=derive_seed(seed, "concept"))
-        view = torch.randint(0, views, (wanted,)).numpy()
+    def batch(first: int, wanted: int, own: slice) -> tuple[torch.Tensor, ...]:
+        chosen = order.draw(first, wanted)[own]
+        view = torch.randint(0, views, (wanted,)).numpy()[own]
         z = send(examples.latents[view, chosen], device)
-        t = times_at(torch.rand(wanted, device=device), schedule, diffusion)
-        return z, examples.conditions[view, chosen].to(device), t, torch.randn_like(z)
+        t = times_at(torch.rand(wanted, device=device), schedule, diffusion)[own]
+        eps = torch.randn(wanted, *z.shape[1:], device=device)[own]
+        return z, examples.conditions[view, chosen].to(device), t, eps
 
     def loss(modules: Modules, drawn: tuple[torch.Tensor, ...]):
         denoise = functools.partial(modules["concept"], denoiser)

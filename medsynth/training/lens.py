@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from .. import protocol
-from ..data.loader import Frames, draw
+from ..data.loader import Frames, Order
 from ..models.lens import Lens
 from ..runtime import derive_seed, writes
 from .augment import disguise
@@ -54,19 +54,11 @@ def fit_lens(
     torch.manual_seed(derive_seed(seed, "lens", "start"))
     lens = Lens(channels=frames.channels, width=settings.width, features=settings.features)
     patients = frames.patients
+    order = Order(len(frames), seed=derive_seed(seed, "lens"), groups=frames.groups)
 
-    def batch(start: int, count: int):
-        chosen = draw(
-            len(frames),
-            start=start,
-            count=count,
-            seed=derive_seed(seed, "lens"),
-            groups=frames.groups,
-        )
-        return (
-            send(frames[chosen], device),
-            send(patients[chosen], device),
-        )
+    def batch(start: int, count: int, own: slice):
+        chosen = order.draw(start, count)[own]
+        return send(frames[chosen], device), send(patients[chosen], device)
 
     def loss(modules: Modules, drawn):
         real, who = drawn
@@ -85,6 +77,7 @@ def fit_lens(
         training.batch,
         seed,
         optimiser=training,
+        whole=True,
     )
     trained = train(task, folder, progress)["lens"]
     if writes():

@@ -33,8 +33,9 @@ from ..vocabulary import NULL
 from . import clipping
 from .clipping import Inputs, Loss, PatientGradients
 from .diffusion import denoising_loss, times_at
-from .loop import State, Task
+from .loop import Task
 from .sampling import Patients, Secret
+from .state import State
 
 LEDGER = "ledger.json"
 

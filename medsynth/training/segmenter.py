@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from monai.networks.nets import BasicUNet
 
-from ..data.loader import draw
+from ..data.loader import Order
 from ..domains import Symmetry
 from ..protocol import Optimiser
 from ..runtime import derive_seed
@@ -57,12 +57,13 @@ def fit_segmenter(
         spatial_dims=2, in_channels=images.shape[1], out_channels=maps.shape[1], features=FEATURES
     )
     _start_from_shares(net, maps)
-    order, views = derive_seed(seed, "segmenter"), views_of(symmetry)
+    order = Order(len(images), seed=derive_seed(seed, "segmenter"))
+    views = views_of(symmetry)
 
-    def batch(start: int, wanted: int) -> tuple[torch.Tensor, torch.Tensor]:
-        chosen = draw(len(images), start=start, count=wanted, seed=order)
+    def batch(start: int, wanted: int, own: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen = order.draw(start, wanted)
         ways = [views[i] for i in torch.randint(0, len(views), (wanted,)).tolist()]
-        pairs = list(zip(chosen, ways, strict=True))
+        pairs = list(zip(chosen, ways, strict=True))[own]
         shown = torch.from_numpy(np.stack([turn(images[i], *way) for i, way in pairs]))
         return shown.to(device), unpack(np.stack([turn(maps[i], *way) for i, way in pairs])).to(
             device

@@ -23,8 +23,10 @@ import torch.nn.functional as F
 from .. import protocol
 from ..data.loader import Frames
 from ..models.autoencoder import Autoencoder
-from ..ownership import reserve
 from ..runtime import derive_seed
+from .filling import fill
+
+ENCODED = 64  # images at a time
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,19 @@ class Told:
     share: float
 
     def mix(
-        self, z: np.ndarray, condition: torch.Tensor, chosen: np.ndarray
+        self, z: np.ndarray, condition: torch.Tensor, chosen: np.ndarray, own: slice
     ) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
         """Put a changed view of itself in the place of a share of the images `chosen` (n,), with
-        latents z (n, c, h, w) and conditions (n, L); return also the amounts (n, AMOUNTS)."""
+        conditions (n, L) and, for the rows `own`, latents z (m, c, h, w); return also these rows'
+        amounts (m, AMOUNTS)."""
         coins = (torch.rand(len(chosen)) < self.share).numpy()
         views = torch.randint(0, len(self.latents), (len(chosen),)).numpy()
-        amounts = np.where(coins[:, None], self.amounts[views, chosen], np.float32(0))
-        z = np.where(coins[:, None, None, None], self.latents[views, chosen], z)
         mixed = torch.where(
             torch.from_numpy(coins)[:, None], self.conditions[views, chosen], condition
         )
+        coins, views, chosen = coins[own], views[own], chosen[own]
+        amounts = np.where(coins[:, None], self.amounts[views, chosen], np.float32(0))
+        z = np.where(coins[:, None, None, None], self.latents[views, chosen], z)
         return z, mixed, torch.from_numpy(amounts)
 
 
@@ -101,24 +105,18 @@ def encode_changed(
     device: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Encode the changed views of all frames once: latents (K, N, c, h, w) float32, memory mapped
-    at `path`, and amounts (K, N, AMOUNTS)."""
-    count, shape = len(frames), autoencoder.encode(_sent(frames[:1], device)).shape[1:]
+    at `path`, and amounts (K, N, AMOUNTS). Several processes divide the frames."""
     amounts = np.stack(
-        [draw_amounts(settings, count, view=k, seed=seed) for k in range(settings.views)]
+        [draw_amounts(settings, len(frames), view=k, seed=seed) for k in range(settings.views)]
     )
-    latents = np.lib.format.open_memmap(path, "w+", np.float32, (settings.views, count, *shape))
-    reserve(path)
-    start = 0
-    with torch.inference_mode():
-        for chunk in frames.chunks(64):
-            images, rows = _sent(chunk, device), slice(start, start + len(chunk))
-            for view in range(settings.views):
-                changed = change(images, _sent(amounts[view, rows], device), settings)
-                latents[view, rows] = autoencoder.encode(changed).cpu().numpy()
-            start += len(chunk)
-    latents.flush()
-    return latents, amounts
 
+    def encode(columns: slice) -> np.ndarray:
+        images = torch.from_numpy(frames[columns]).to(device)
+        with torch.inference_mode():
+            made = [
+                autoencoder.encode(change(images, torch.from_numpy(rows).to(device), settings))
+                for rows in amounts[:, columns]
+            ]
+        return torch.stack(made).cpu().numpy()
 
-def _sent(array: np.ndarray, device: str) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+    return fill(path, len(frames), encode, block=ENCODED), amounts

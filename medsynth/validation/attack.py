@@ -13,13 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from ..cohort import Cohort
 from ..errors import DataError
-from ..runtime import choose_device, derive_seed, digest_json, versions
+from ..runtime import choose_device, derive_seed, digest_json, ranks, versions
 from . import Case, planted, polarity, search, shards
 from .nearest import Found, from_arrays, to_arrays
 from .statistics import conformal_threshold
+
+SHARED = 8 * search.BATCH  # real images that one of several processes looks at, at a time
 
 
 @dataclass(frozen=True)
@@ -185,14 +188,39 @@ def gather(case: Case) -> Pool:
     )
     usual = polarity.usual(case.domain, (case.train, case.holdout))
     seen = [
-        _look(
-            case, side, usual, mirrored=False, progress=functools.partial(_tell, case, done, side)
-        )
+        _look_at_real(case, side, usual, functools.partial(_tell, case, done, side))
         for side, done in ((case.train, 0), (case.holdout, n))
     ]
     gallery = search.build(search.join(*seen, shuffle), patients[shuffle], case.domain.symmetries)
     order = np.where(shuffle < n, shuffle, shuffle - n)
     return Pool(gallery, order, shuffle < n, patients[shuffle], usual)
+
+
+def _look_at_real(
+    case: Case, side: Cohort, usual: np.ndarray | None, progress: search.Progress
+) -> search.Look:
+    """Look at all real images of one side; several processes divide them."""
+    if case.scratch is None or ranks()[1] == 1:
+        return _look(case, side, usual, mirrored=False, progress=progress)
+
+    def looked(some: np.ndarray) -> shards.Compute:
+        def compute(told: search.Progress) -> shards.Arrays:
+            seen = _look(case, side.take(some), usual, mirrored=False, progress=told)
+            return {name: value.cpu().numpy() for name, value in vars(seen).items()}
+
+        return compute
+
+    chosen = np.arange(len(side))
+    starts = range(0, len(side), SHARED)
+    blocks = [shards.Block("", looked(chosen[start : start + SHARED])) for start in starts]
+    key = digest_json([_key(case), "real", side.digest])
+    found = shards.work_off(blocks, case.scratch, key, lambda what, share: progress(share))
+    joined = {
+        name: np.concatenate([arrays[name] for arrays in found], axis)
+        for name, axis in (("structures", 0), ("features", 1), ("windows", 1))
+    }
+    device = choose_device()
+    return search.Look(**{name: torch.from_numpy(joined[name]).to(device) for name in joined})
 
 
 def _tell(case: Case, before: int, side: Cohort, share: float) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medsynth.cohort import Cohort, Record
-from medsynth.data.loader import Frames, draw
+from medsynth.data.loader import Frames, Order, draw
 from medsynth.runtime import derive_seed
 
 
@@ -64,6 +64,21 @@ def test_draws_do_not_depend_on_where_training_was_interrupted(groups, size):
         draw(7, start=s, count=min(size, 60 - s), seed=5, groups=groups) for s in range(0, 60, size)
     ]
     np.testing.assert_array_equal(np.concatenate(pieces), whole)
+
+
+def test_a_pass_is_shuffled_once_however_many_steps_it_has(monkeypatch):
+    shuffled = []
+    usual = Order._one_pass
+
+    def counted(order, number):
+        shuffled.append(number)
+        return usual(order, number)
+
+    monkeypatch.setattr(Order, "_one_pass", counted)
+    order = Order(7, seed=5)
+    pieces = [order.draw(start, 3) for start in range(0, 21, 3)]
+    assert shuffled == [0, 1, 2]
+    np.testing.assert_array_equal(np.concatenate(pieces), draw(7, start=0, count=21, seed=5))
 
 
 def test_groups_are_those_of_the_chosen_images_in_order_of_appearance():

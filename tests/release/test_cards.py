@@ -14,6 +14,11 @@ WAYS = [
     ({}, "DDIM, 4 steps, guidance 1, eta 0"),
     ({"sampler": "ddim", "eta": 0.5}, "DDIM, 4 steps, guidance 1, eta 0.5"),
     ({"sampler": "unipc", "steps": 1}, "UniPC, 1 step, guidance 1"),
+    (
+        {"sampler": "unipc", "steps": 4, "student": {"steps": 2}},
+        "by a student in 2 steps, which learned what the denoiser draws with UniPC, 4 steps, "
+        "guidance 1",
+    ),
     ({"sampler": "dpm", "spacing": "even"}, "DPM-Solver++(2M), 4 steps even in time, guidance 1"),
     (
         {"guidance": 2.0, "guidance_interval": [0.5, 3.0]},

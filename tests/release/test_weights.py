@@ -78,7 +78,7 @@ def networks(folder: Path, settings: protocol.Protocol) -> Weights:
     return Weights(
         autoencoder=folder / "autoencoder",
         diffusion=folder / "diffusion",
-        betas=Schedule.of(settings.diffusion).betas.tolist(),
+        betas=Schedule.of(settings.diffusion).step_betas.tolist(),
         common={"disease": ["none", "retinopathy"]},
         rarest=5,
     )

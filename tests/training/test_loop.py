@@ -24,9 +24,10 @@ def line_task(seed: int = 0, **changes) -> Task:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.2), nn.Linear(8, 1))
 
-    def batch(start: int, count: int):
+    def batch(start: int, count: int, own: slice):
         x = torch.from_numpy(draw(97, start=start, count=count, seed=seed)).float()[:, None] / 97
-        return x, 3 * x + 1 + 0.1 * torch.randn_like(x)
+        y = 3 * x + 1 + 0.1 * torch.randn_like(x)
+        return x[own], y[own]
 
     def loss(modules, drawn):
         value = ((modules["net"](drawn[0]) - drawn[1]) ** 2).mean()

@@ -14,6 +14,7 @@ from medsynth.models.diffusion import Schedule
 from medsynth.training.augment import (
     compress,
     disguise,
+    draw_turns,
     flip_and_turn,
     move,
     soften,
@@ -98,7 +99,8 @@ def test_contrast_neither_pulls_nor_pushes_other_images_of_the_same_patient():
 def test_flips_and_turns_give_exactly_the_symmetry_s_views(symmetry, views):
     torch.manual_seed(0)
     image = torch.arange(9.0).reshape(1, 1, 3, 3)
-    made = flip_and_turn(image.repeat(400, 1, 1, 1), symmetry)
+    turns = draw_turns(400, symmetry, "cpu")
+    made = flip_and_turn(image.repeat(400, 1, 1, 1), turns)
     found = {tuple(view.flatten().tolist()) for view in made}
     expected = set()
     for quarter, mirrored in views_of(symmetry):

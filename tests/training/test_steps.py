@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from medsynth import protocol
 from medsynth.cohort import Cohort, Record
 from medsynth.data.loader import Frames
+from medsynth.errors import StageError
 from medsynth.models.autoencoder import Autoencoder
 from medsynth.models.denoiser import Denoiser
 from medsynth.protocol import Optimiser
@@ -46,8 +47,8 @@ def task(**changes) -> Task:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 2, 3, padding=1))
 
-    def batch(start: int, count: int):
-        return torch.randn(count, 2, 8, 8), torch.randn(count, 2, 1, 1)
+    def batch(start: int, count: int, own: slice):
+        return torch.randn(count, 2, 8, 8)[own], torch.randn(count, 2, 1, 1)[own]
 
     def loss(modules, drawn):
         image, shade = drawn
@@ -338,3 +339,42 @@ def test_a_denoiser_takes_the_length_that_its_protocol_says(tmp_path):
     whole = Denoiser.load(tmp_path)
     whole.load_state_dict(again)
     assert torch.equal(found, weights(whole))
+
+
+# Short of memory ----------------------------------------------------------------------------------
+
+
+def short_of_memory(most: int, whole: Task | None = None) -> tuple[Task, list[int]]:
+    """A task whose network has room for so many images at a time, and the sizes that it was
+    asked for."""
+    whole, asked = whole or task(), []
+    player = whole.players["net"]
+
+    def loss(modules, drawn):
+        asked.append(len(drawn[0]))
+        made = player.loss(modules, drawn)
+        if len(drawn[0]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return made
+
+    return replace(whole, players={"net": replace(player, loss=loss)}), asked
+
+
+def test_short_of_memory_it_goes_on_with_half_as_many_at_a_time_to_the_same_weights(tmp_path):
+    (tmp_path / "short").mkdir()
+    short, asked = short_of_memory(3)
+    found = weights(train(short, tmp_path / "short")["net"])
+    torch.testing.assert_close(found, trained(tmp_path / "whole"), atol=2e-5, rtol=1e-4)
+    assert asked[:8] == [10, 5, 2, 2, 2, 2, 2, 2]  # what was found out once holds
+    assert {row["at_a_time"] for row in read_jsonl(tmp_path / "short" / "log.jsonl")} == {2}
+    assert "at_a_time" not in read_jsonl(tmp_path / "whole" / "log.jsonl")[0]
+
+
+def test_where_not_even_one_image_fits_it_says_what_to_change(tmp_path):
+    with pytest.raises(StageError, match=r"with 1 images at a time\. Set sharpening\.training\.m"):
+        train(short_of_memory(0)[0], tmp_path)
+
+
+def test_a_batch_that_belongs_together_is_not_cut(tmp_path):
+    with pytest.raises(StageError, match=r"with 10 images at a time\. Lower sharpening\.training"):
+        train(replace(short_of_memory(5)[0], whole=True), tmp_path)

@@ -124,7 +124,7 @@ def test_a_share_is_replaced_by_changed_views_of_itself_and_the_others_say_so():
     torch.manual_seed(0)
     told, chosen = numbered(), np.random.default_rng(0).integers(0, 50, 6000)
     z = chosen.astype(np.float32)[:, None, None, None] * np.ones((1, 1, 2, 2), np.float32)
-    mixed, condition, amounts = told.mix(z, torch.from_numpy(chosen)[:, None], chosen)
+    mixed, condition, amounts = told.mix(z, torch.from_numpy(chosen)[:, None], chosen, slice(None))
     number = mixed[:, 0, 0, 0]
     changed = number >= 100
     assert changed.mean() == pytest.approx(0.3, abs=0.02)

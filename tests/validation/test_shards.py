@@ -38,10 +38,11 @@ def looked_up(case: Case) -> dict[str, bytes]:
     """What the attack finds of synthetic and held-out images, as bytes."""
     attack.plant_copies, usual = lambda case: [], attack.plant_copies
     search.BATCH, batch = 5, search.BATCH
+    attack.SHARED, shared = 5, attack.SHARED
     try:
         found = attack.run_attack(case)
     finally:
-        attack.plant_copies, search.BATCH = usual, batch
+        attack.plant_copies, search.BATCH, attack.SHARED = usual, batch, shared
     arrays = to_arrays({**found.synthetic, "holdout": found.holdout})
     return {name: array.tobytes() for name, array in arrays.items()}
 
