@@ -40,7 +40,7 @@ from medsynth.cohort import Cohort
 from medsynth.errors import ProtocolError
 from medsynth.finding import Finding
 from medsynth.pipeline import learn
-from medsynth.pipeline.judge import open_lens
+from medsynth.pipeline.evidence import open_lens
 from medsynth.pipeline.run import Run, open_autoencoder
 from medsynth.protocol import Protocol
 from medsynth.runtime import choose_device, derive_seed, digest_json, read_json, write_json

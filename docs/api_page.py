@@ -60,10 +60,12 @@ SURFACE = (
     part(
         "Steering", "medsynth.pipeline",
         "with_changes with_control Masks fit_control read_obedience extract_controls "
-        "sample_controlled learn_concept list_concepts sample_concept remove_concept ChildMasks "
-        "augment",
-        "Maps, concepts and variations on a finished run ([control.md](control.md), "
-        "[concepts.md](concepts.md), [augment.md](augment.md)).",
+        "sample_controlled fit_masks sample_masks learn_concept list_concepts sample_concept "
+        "remove_concept ChildMasks "
+        "augment utility",
+        "Maps, masks, concepts and variations on a finished run, and of what use its images are "
+        "([control.md](control.md), [paired.md](paired.md), [concepts.md](concepts.md), "
+        "[augment.md](augment.md), [utility.md](utility.md)).",
     ),
     part(
         "Cohorts", "medsynth.cohort", "Cohort Record",

@@ -80,9 +80,9 @@ def test_a_quarantined_mask_takes_its_image_with_it(run):
     path = run.folder / "evidence" / "private" / "masks" / "quarantine.csv"
     rows = list(csv.DictReader(path.read_text().splitlines()))
     innocent = next(row["synthetic"] for row in rows if row["quarantined"] == "0")
-    before = {record.id for record in pipeline.judge.remaining(run).records}
+    before = {record.id for record in pipeline.evidence.remaining(run).records}
     path.write_text(path.read_text().replace(f"{innocent},", f"{innocent},0.001,1\n#,", 1))
-    after = pipeline.judge.remaining(run)
+    after = pipeline.evidence.remaining(run)
     assert before - {record.id for record in after.records} == {innocent}
     assert len(after.masks) == len(after)
 

@@ -18,7 +18,7 @@ PUBLIC = {(part.module, name) for part in SURFACE for name in part.names}
 # Of medsynth.pipeline: what the command line says to people, and what others of its parts use.
 WORDING = {"PLANS", "check_fresh"} | {
     f"tell_{what}"
-    for what in ("audit", "children", "concept", "forecast", "intake", "split")
+    for what in ("audit", "children", "concept", "forecast", "intake", "split", "utility")
 }  # fmt: skip
 
 

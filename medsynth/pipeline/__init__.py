@@ -21,11 +21,12 @@ from .demo import demo
 from .drawn import sample
 from .drawn_concept import sample_concept
 from .drawn_masks import sample_masks
+from .evidence import findings_of, validate
 from .fidelity import Answer, Asked, draft_fidelity, fidelity
 from .first_look import init, tell_intake
 from .forecast import foretell, tell_forecast
 from .halves import run_halves
-from .judge import check_fresh, decide, findings_of, release, validate
+from .judge import check_fresh, decide, release
 from .learn import fit
 from .mapped import Masks
 from .masks import fit_masks

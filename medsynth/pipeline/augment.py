@@ -33,7 +33,7 @@ from ..runtime import (
     writes,
 )
 from .concept import folder_of, open_concept, require_concept, vocabulary_of
-from .judge import open_lens, reconstructor
+from .evidence import open_lens, reconstructor
 from .run import Progress, Run, open_autoencoder, parts_of, silent
 
 TABLE = "children.csv"

@@ -16,7 +16,7 @@ from ..data.control_files import say_origin, write_maps
 from ..finding import Finding, Verdict, read_verdict, write_findings
 from ..runtime import run_stage, write_json
 from .drawn import choose_labels, without_rare
-from .judge import open_lens
+from .evidence import open_lens
 from .masks import Known, draw_shares, open_known
 from .run import Progress, Run, level_of_test, silent
 

@@ -38,8 +38,8 @@ from ..runtime import (
     writes,
 )
 from .audit_study import SMALLEST_PX, STEP_PX
+from .evidence import check_one_process, teacher
 from .fidelity_pictures import draw_pictures
-from .judge import check_one_process, teacher
 from .run import Progress, Run, silent
 from .segmented import fit_segmenters, say_lost
 

@@ -17,7 +17,7 @@ from ..errors import StageError
 from ..protocol import Protocol
 from ..runtime import choose_device
 from . import learn
-from .judge import validate
+from .evidence import validate
 from .rehearsal import (
     BUILDERS,
     HELD_OUT,

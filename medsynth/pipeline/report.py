@@ -11,7 +11,7 @@ from ..cohort import Cohort
 from ..finding import read_verdict
 from ..runtime import derive_seed, read_json, read_jsonl, write_text
 from . import choice
-from .judge import findings_of
+from .evidence import findings_of
 from .run import Run, parts_of
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from ..finding import Verdict, read_verdict
 from ..runtime import wait_for_everyone, writes
 from .control import fit_control, with_control
 from .drawn import sample
-from .judge import decide, is_released, release, validate
+from .evidence import validate
+from .judge import decide, is_released, release
 from .learn import fit
 from .mapped import Masks
 from .masks import fit_masks

@@ -157,7 +157,7 @@ def test_every_finding_and_every_rule_is_shown(study):
 
 def test_no_type_of_the_public_page_can_hold_a_picture():
     assert {field.name for field in fields(PublicReport)} == {
-        "protocol", "verdict", "findings", "split", "images", "curves"}  # fmt: skip
+        "protocol", "verdict", "findings", "split", "images", "masks", "curves"}  # fmt: skip
 
 
 def test_a_public_page_that_would_show_one_unmarked_image_is_refused(study, tmp_path):
