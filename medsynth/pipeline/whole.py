@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from ..finding import Verdict, read_verdict
+from ..ownership import working_in
 from ..runtime import wait_for_everyone, writes
 from .judge import decide, release, validate
 from .learn import fit, sample
@@ -16,14 +17,15 @@ from .run import Progress, Run, silent
 
 def run_all(run: Run, raw: Path, progress: Progress = silent) -> Verdict:
     """Do every stage that is not done, judge, write the report, and release if the gate passes."""
-    ingest(run, raw, progress)
-    split(run, progress)
-    fit(run, progress)
-    sample(run, progress)
-    validate(run, progress)
-    if writes():
-        _conclude(run)
-    wait_for_everyone()
+    with working_in(run.folder):
+        ingest(run, raw, progress)
+        split(run, progress)
+        fit(run, progress)
+        sample(run, progress)
+        validate(run, progress)
+        if writes():
+            _conclude(run)
+        wait_for_everyone()
     return read_verdict(run.folder / "verdict.json")
 
 
