@@ -3,6 +3,7 @@
 import functools
 import json
 import multiprocessing
+import os
 import random
 import shutil
 import time
@@ -35,7 +36,11 @@ def new_run(folder: Path, **changes) -> pipeline.Run:
 @pytest.fixture(scope="module")
 def finished(raw, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    pipeline.run_all(new_run(folder), raw)
+    before = os.umask(0)  # the loosest there is
+    try:
+        pipeline.run_all(new_run(folder), raw)
+    finally:
+        os.umask(before)
     return folder
 
 
@@ -49,6 +54,11 @@ def what_counts(folder: Path) -> dict:
         or name.startswith("release/images/")
         or name.endswith((".npy", ".safetensors", "findings.jsonl", "split.csv"))
     }
+
+
+def test_nothing_in_a_run_is_for_others_eyes_whatever_the_umask(finished):
+    loose = [path.name for path in finished.rglob("*") if path.stat().st_mode & 0o077]
+    assert loose == []
 
 
 def test_run_makes_every_folder_and_names_what_each_was_made_from(finished):

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..data.controls import MASK
 from ..errors import DataError
 from ..finding import Verdict, read_verdict
+from ..ownership import working_in
 from ..runtime import wait_for_everyone, writes
 from .control import fit_control, with_control
 from .drawn import sample
@@ -34,6 +35,12 @@ def run_all(
     other way round.
     """
     _check_masks(run, masks)
+    with working_in(run.folder):
+        _do_all(run, raw, progress, masks)
+    return read_verdict(run.folder / "verdict.json")
+
+
+def _do_all(run: Run, raw: Path, progress: Progress, masks: Path | None) -> None:
     ingest(run, raw, progress)
     split(run, progress)
     fit(run, progress)
@@ -47,7 +54,6 @@ def run_all(
     if writes():
         _conclude(run)
     wait_for_everyone()
-    return read_verdict(run.folder / "verdict.json")
 
 
 def _check_masks(run: Run, masks: Path | None) -> None:

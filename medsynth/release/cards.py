@@ -73,7 +73,7 @@ def model_card(data: CardData) -> str:
     """Return the card of the generator as Markdown with YAML front matter."""
     made = [data.findings[name] for name in sorted(data.findings)]
     return _render(
-        "model_card.md.j2",
+        "generator.md.j2",
         data,
         front_matter=_model_front_matter(data),
         quality=[f for f in made if wording.family(f.name) in QUALITY],
