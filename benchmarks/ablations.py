@@ -44,6 +44,17 @@ AUTOENCODERS: dict[str, dict[str, Any]] = {
     "gradient loss": {"gradient_weight": 0.5},
     "frequency loss": {"frequency_weight": 1.0},
     "energy loss": {"energy_weight": 0.05},
+    "lens loss": {
+        "perceptual": {
+            "weight": 0.02,
+            "training": {
+                "images": 6400,
+                "batch": 32,
+                "learning_rate": 2e-3,
+                "warmup_images": 640,
+            },
+        }
+    },
     "SSIM at 3 sizes": {"ssim_scales": 3},
     "no SSIM": {"ssim_weight": 0.0},
     "discriminator": {

@@ -253,6 +253,24 @@ class Adversarial(Section):
     """Rate of the discriminator, and of the autoencoder from then on."""
 
 
+class Perceptual(Section):
+    """A loss in the features of a lens that is first trained on what the autoencoder learns from,
+    and on nobody else: not the lens of the evidence, which saw the held-out patients."""
+
+    weight: Positive
+    """Weight of the distance, a mean over its three levels."""
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = 16
+    """Channels of its first layer; doubled at each halving."""
+    training: Optimiser = Optimiser(images=20_000, batch=64, learning_rate=2e-3)
+    """How it is trained, as `lens.training`."""
+
+    @model_validator(mode="after")
+    def _batch_is_whole(self) -> Perceptual:
+        if self.training.microbatch or self.training.checkpointing:
+            raise ValueError("a lens compares all images of a batch: no microbatch, checkpointing")
+        return self
+
+
 class Autoencoder(Section):
     """The Medfusion autoencoder, a diffusers AutoencoderKL; defaults are the published ones."""
 
@@ -291,6 +309,8 @@ class Autoencoder(Section):
     energy_weight: NonNegative | None = None
     """Weight of the error in the strength of fine detail around each place, which keeps texture as
     strong as it is and may make some up; null leaves it out."""
+    perceptual: Perceptual | None = None
+    """A distance in features of a lens of the training patients alone; null leaves it out."""
     kl_weight: NonNegative = 1e-6
     """Weight of the KL divergence."""
     deep_supervision: bool = True

@@ -28,7 +28,8 @@ from ..pictures import write_grid
 from ..runtime import derive_seed, writes
 from .augment import draw_turns, flip_and_turn
 from .batches import send
-from .detail import ReconstructionLoss
+from .detail import FeatureLoss, ReconstructionLoss
+from .lens import fit_lens
 from .loop import Modules, Player, Task, learning_rate, train
 
 PRINCIPAL_IMAGES = 1000  # images whose squares the principal start is computed from
@@ -46,10 +47,11 @@ def kl_divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tenso
 
 
 class Losses:
-    """The losses of the autoencoder and of its discriminator."""
+    """The losses of the autoencoder and of its discriminator; `look` is a distance in features,
+    where the settings ask for one."""
 
-    def __init__(self, settings: protocol.Autoencoder):
-        self.settings = settings
+    def __init__(self, settings: protocol.Autoencoder, look: FeatureLoss | None = None):
+        self.settings, self.look = settings, look
         self.reconstruction = ReconstructionLoss(
             settings.ssim_weight,
             ssim_scales=settings.ssim_scales,
@@ -67,6 +69,8 @@ class Losses:
         error = self.reconstruction(made, images)
         if half is not None:
             error = error + self.reconstruction(half.float(), F.avg_pool2d(images, 2))
+        if self.look is not None:
+            error = error + self.settings.perceptual.weight * self.look(made, images)
         divergence = kl_divergence(mean.float(), log_variance.float())
         total = error + self.settings.kl_weight * divergence / images[0].numel()
         logs = {"reconstruction": error.detach(), "kl": divergence.detach()}
@@ -145,6 +149,7 @@ def fit_autoencoder(
         shape = (count, settings.latent_channels, side, side)
         return images, torch.randn(shape, device=device)[own]
 
+    look = _look(frames, settings, seed, folder, device, progress)
     held = torch.from_numpy(held_out[:256]).to(device)
 
     def validate(modules: Modules) -> dict[str, float]:
@@ -158,7 +163,7 @@ def fit_autoencoder(
 
     task = Task(
         "autoencoder",
-        _players(autoencoder, settings, frames.channels),
+        _players(autoencoder, settings, frames.channels, look),
         batch,
         settings.training.images,
         settings.training.batch,
@@ -190,10 +195,29 @@ def _begin(settings: protocol.Autoencoder, channels: int, start: Autoencoder | N
     return start.train()
 
 
+def _look(
+    frames: Frames, settings: protocol.Autoencoder, seed: int, folder: Path, device: str, progress
+) -> FeatureLoss | None:
+    """Train the lens of the perceptual loss on what the autoencoder learns from, where there is to
+    be one; it goes when the stage is done."""
+    asked = settings.perceptual
+    if asked is None:
+        return None
+    scratch = folder / "latents" / "perceptual"
+    scratch.mkdir(parents=True, exist_ok=True)
+    shape = protocol.Lens(width=asked.width, training=asked.training)
+    told = derive_seed(seed, "perceptual")
+    lens = fit_lens(frames, shape, seed=told, folder=scratch, device=device, progress=progress)
+    return FeatureLoss(lens).to(device)
+
+
 def _players(
-    autoencoder: Autoencoder, settings: protocol.Autoencoder, channels: int
+    autoencoder: Autoencoder,
+    settings: protocol.Autoencoder,
+    channels: int,
+    look: FeatureLoss | None,
 ) -> dict[str, Player]:
-    losses = Losses(settings)
+    losses = Losses(settings, look)
     training, second = settings.training, settings.adversarial
     usual = learning_rate(training)
     if second is None:

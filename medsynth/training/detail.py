@@ -7,10 +7,12 @@
     energy       squared error of the logarithm of how much fine detail there is around each place:
                  texture of the right strength, in phase or not
 
-All take images (N, C, H, W) in [-1, 1]. Features of the study's lens are no loss here: it saw the
-held-out patients, who must have no part in any network that is trained; and it is taught not to
-see blur.
-Source: Jiang et al., arXiv 2012.12821 (focal frequency loss).
+    features     distance in the features of a lens, level by level, each of unit length (as LPIPS)
+
+All take images (N, C, H, W) in [-1, 1]. The lens of the evidence is no loss here: it saw the
+held-out patients, who must have no part in any network that is trained. One that saw the training
+patients alone is (perceptual.py); but a lens is taught not to see blur.
+Source: Jiang et al., arXiv 2012.12821 (focal frequency loss); Zhang et al., arXiv 1801.03924.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from monai.losses import SSIMLoss
 from torch import nn
+
+from ..models.lens import Lens, Residual
 
 WINDOW_PX = 7  # of SSIM
 PLACE_PX = 8  # the side of a place whose detail is compared
@@ -90,6 +94,24 @@ def energy_loss(made: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     """Return the mean squared error of the log of the energy that a 3 x 3 blur takes away, around
     places PLACE_PX apart: 0 for the same detail in another phase, log(2)^2 for half as much."""
     return (_log_energy(made) - _log_energy(real)).square().mean()
+
+
+class FeatureLoss(nn.Module):
+    """The squared distance of a frozen lens's features of unit length, a mean over places and over
+    its three levels: 0 for the same images, 4 for opposite features."""
+
+    def __init__(self, lens: Lens):
+        super().__init__()
+        self.lens = lens.eval().requires_grad_(False)
+
+    def forward(self, made: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        distances = []
+        for layer in self.lens.body:
+            made, real = layer(made), layer(real)
+            if isinstance(layer, Residual):
+                gap = F.normalize(made, dim=1) - F.normalize(real, dim=1)
+                distances.append(gap.square().sum(1).mean())
+        return sum(distances) / len(distances)
 
 
 def _log_energy(images: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
+from medsynth.models.lens import Lens
 from medsynth.training.detail import (
+    FeatureLoss,
     ReconstructionLoss,
     energy_loss,
     frequency_loss,
@@ -104,3 +106,15 @@ def test_each_weight_adds_its_term_and_none_adds_nothing():
     for name, term in TERMS.items():
         whole = ReconstructionLoss(0.0, **{f"{name}_weight": 0.5})(made, real)
         torch.testing.assert_close(whole - bare, 0.5 * term(made, real), rtol=1e-4, atol=1e-7)
+
+
+def test_features_are_alike_in_the_same_image_and_apart_in_what_is_softer():
+    torch.manual_seed(0)
+    loss, real = FeatureLoss(Lens(channels=2, width=8, features=8)), textures()
+    values = [loss(blurred(real, sigma), real).item() for sigma in (0.4, 0.6, 0.9)]
+    assert loss(real, real).item() == 0.0
+    assert 0 < values[0] < values[1] < values[2] <= 4
+    made = blurred(real, 0.6).requires_grad_()
+    loss(made, real).backward()
+    assert made.grad.abs().sum() > 0
+    assert not any(weight.requires_grad for weight in loss.parameters())

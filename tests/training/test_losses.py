@@ -191,6 +191,33 @@ def test_autoencoder_learns_and_stores_a_scale_that_normalises_latents(tmp_path,
     assert ("discriminator" in log) == (adversarial is not None)
 
 
+def test_a_lens_of_the_same_images_adds_its_distance_and_outlives_a_kill(tmp_path):
+    frames, held = Frames(cohort(), np.arange(20)), Frames(cohort(), np.arange(20, 24))
+    training = protocol.Optimiser(images=40, batch=10, learning_rate=1e-3)
+    asked = protocol.Perceptual(weight=0.1, width=8, training=training)
+
+    def weights(name: str, settings, progress=lambda what, share: None) -> torch.Tensor:
+        (tmp_path / name).mkdir(exist_ok=True)
+        model = fit_autoencoder(
+            frames, held, settings, symmetry="identity", seed=0, folder=tmp_path / name,
+            device="cpu", progress=progress,
+        )  # fmt: skip
+        return torch.cat([value.detach().flatten() for value in model.parameters()])
+
+    class Killed(Exception):
+        pass
+
+    def dies(what: str, share: float) -> None:
+        if what == "autoencoder" and share > 0.4:
+            raise Killed
+
+    whole = weights("whole", small(perceptual=asked))
+    assert not torch.equal(whole, weights("without", small()))
+    with pytest.raises(Killed):
+        weights("killed", small(perceptual=asked), dies)
+    assert torch.equal(whole, weights("killed", small(perceptual=asked)))
+
+
 def test_latents_are_encoded_in_order_for_every_view(tmp_path):
     model = Autoencoder.build(small(), channels=1).eval()
     frames = Frames(cohort(70), np.arange(69, -1, -1))
