@@ -16,6 +16,8 @@ from medsynth.cli import app
 from medsynth.cohort import Cohort
 from medsynth.data.control_files import origin_of
 from medsynth.errors import DataError, MedsynthError, StageError, StaleError
+from medsynth.finding import read_findings
+from medsynth.pipeline import drawn_masks
 from medsynth.pipeline.masks import open_known
 from medsynth.release.verify import verify
 from medsynth.runtime import digest_files, read_json
@@ -132,7 +134,7 @@ def test_a_changed_mask_shuts_the_gate(run):
         pipeline.decide(run)
 
 
-def test_masks_alone_are_nobodys_only_where_the_rules_on_them_hold(finished, tmp_path):
+def test_masks_alone_are_nobodys_only_where_the_rules_on_them_hold(finished, tmp_path, monkeypatch):
     called = CliRunner().invoke(
         app, ["masks", "sample", str(finished), str(tmp_path / "open"), "--count", "12", "--json"]
     )
@@ -143,30 +145,20 @@ def test_masks_alone_are_nobodys_only_where_the_rules_on_them_hold(finished, tmp
         {"finding": "memorization.p_value", "at_least": 0.0},
         {"finding": "masks.copy_rate", "at_most": 0.0},
     ]})  # fmt: skip
+    found = read_findings(tmp_path / "open" / "findings.jsonl")
+    monkeypatch.setattr(drawn_masks, "_hold", lambda *given: found.values())  # not once more
     run = replace(pipeline.open_run(finished), protocol=strict)
     verdict = pipeline.sample_masks(run, tmp_path / "strict", images=12)
     assert verdict.outcome == "inconclusive"
     assert origin_of(tmp_path / "strict" / "maps") == "derived"
 
 
-def test_training_images_handed_out_with_their_masks_are_caught_by_the_masks_alone(finished, run):
-    asked = {
-        "sample.generator": "memorize",
-        "sample.images": 24,
-        "gate.rules": [
-            {"finding": "memorization.recall", "at_least": 0.0},
-            {"finding": "masks.p_value", "not_rejected_at": 0.05},
-        ],
-    }
-    copying = pipeline.Run(run.folder, study_of_pairs(**asked))
-    pipeline.sample(copying)
-    pipeline.validate(copying)
-    verdict = pipeline.decide(copying)
-    assert verdict.outcome == "refused"
-    assert any("masks.p_value" in reason for reason in verdict.reasons)
-    found = pipeline.findings_of(copying)
-    assert found["masks.exact_copies"].value == 24
-    assert found["pairs.gain"].low > 0
+def test_a_generator_that_hands_out_training_images_hands_out_their_masks(run):
+    asked = study_of_pairs(**{"sample.generator": "memorize", "sample.images": 6})
+    pipeline.sample(replace(run, protocol=asked))
+    known = open_known(run).cohort("train")
+    theirs = {mask.tobytes() for mask in known.masks}
+    assert {mask.tobytes() for mask in Cohort.read(run.folder / "synthetic").masks} <= theirs
 
 
 def test_errors_say_what_is_missing(finished, given, tmp_path):

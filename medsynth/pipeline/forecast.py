@@ -17,6 +17,7 @@ from ..errors import StageError
 from ..protocol import Protocol
 from ..runtime import choose_device
 from . import learn
+from .drawn import sample
 from .evidence import validate
 from .rehearsal import (
     BUILDERS,
@@ -177,7 +178,7 @@ def _sampling(run: Run, study: Protocol, clock: Clock) -> tuple[Run, Cost, Calla
         settings = run.protocol.sample.model_copy(update={"steps": steps, "images": 2 * batch})
         run = replace(run, protocol=run.protocol.model_copy(update={"sample": settings}))
         ends: list[float] = []
-        learn.sample(run, lambda what, share, ends=ends: ends.append(clock()))
+        sample(run, lambda what, share, ends=ends: ends.append(clock()))
         taken.append(ends[1] - ends[0])
     step = max(0.0, (taken[1] - taken[0]) / (WALKS[1] - WALKS[0]))
     rest = max(0.0, taken[0] - WALKS[0] * step)

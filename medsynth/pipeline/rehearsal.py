@@ -36,10 +36,11 @@ Clock = Callable[[], float]
 
 
 def simplify(study: Protocol) -> Protocol:
-    """Leave out what asks for the patients' own labels or for a whole training."""
+    """Leave out what asks for the patients' own labels or masks, or for a whole training."""
     return study.model_copy(
         update={
             "diffusion": study.diffusion.model_copy(update={"choose": None, "canaries": None}),
+            "masks": None,
             "sample": study.sample.model_copy(update={"labels": None, "student": None}),
             "validate_": study.validate_.model_copy(update={"subgroups": None}),
         }
