@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 
 import pytest
+from conf import order
+from generate import PAGES as MADE
 
 ROOT = Path(__file__).parents[1]
 USED = re.compile(r"medsynth [a-z]+ ")  # a line of a text block that is a command
@@ -104,6 +106,22 @@ def test_yaml_of_the_pages_is_what_a_protocol_accepts(page):
         if "gate:" not in whole:  # a page on something else
             whole += "gate: {rules: [{finding: memorization.p_value, not_rejected_at: 0.05}]}\n"
         assert parse(whole, source=page.name).gate.rules
+
+
+def test_every_page_has_its_line_in_the_index():
+    lists = order((ROOT / "docs" / "index.md").read_text()).values()
+    listed = [page for pages in lists for _, page in pages]
+    assert len(listed) == len(set(listed)), "a page is listed twice in docs/index.md"
+    missing = {path.stem for path in (ROOT / "docs").glob("*.md")} - {*listed, "index"}
+    assert not missing, (
+        f"in no list of docs/index.md, and so in no sidebar: {', '.join(sorted(missing))}. "
+        f"Give each a line there, such as: - [Title](page.md): what it is for"
+    )
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_pages_that_are_made_from_code_are_as_it_makes_them(name):
+    assert (ROOT / "docs" / name).read_text() == MADE[name](), f"docs/{name} is old: make docs"
 
 
 def test_versions_agree():

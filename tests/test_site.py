@@ -84,17 +84,6 @@ def test_links_within_the_site_lead_to_a_page_and_a_place_in_it(site, pages):
     assert not broken
 
 
-def test_every_page_has_its_line_in_the_index():
-    lists = order((DOCS / "index.md").read_text()).values()
-    listed = [page for pages in lists for _, page in pages]
-    assert len(listed) == len(set(listed)), "a page is listed twice in docs/index.md"
-    missing = {path.stem for path in DOCS.glob("*.md")} - {*listed, "index"}
-    assert not missing, (
-        f"in no list of docs/index.md, and so in no sidebar: {', '.join(sorted(missing))}. "
-        f"Give each a line there, such as: - [Title](page.md): what it is for"
-    )
-
-
 def test_index_is_read_section_by_section():
     text = (
         "# T\n\n## A b\n\n- [One](one.md): x\n  and [more](no.md)\n- [Two](two.md)\n\n## C\n\nno\n"
