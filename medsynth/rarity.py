@@ -83,17 +83,16 @@ class _Patients:
 
     def __init__(self, real: Sequence[Labels], patients: Sequence[int]):
         self.patients = np.asarray(patients, np.int64)
-        has: dict[tuple[str, str], list[int]] = {}
+        self.has: dict[tuple[str, str], np.ndarray] = {}
         for i, row in enumerate(real):
             for pair in row.items():
-                has.setdefault(pair, []).append(i)
-        self.has = {pair: np.array(rows) for pair, rows in has.items()}
+                self.has.setdefault(pair, np.zeros(len(self.patients), bool))[i] = True
 
     def count(self, pairs: Sequence[tuple[str, str]]) -> int:
-        rows = np.arange(len(self.patients))
+        rows = np.ones(len(self.patients), bool)
         for pair in pairs:
-            rows = np.intersect1d(rows, self.has.get(pair, ()), assume_unique=True)
-        return len(np.unique(self.patients[rows.astype(np.int64)]))
+            rows = rows & self.has.get(pair, False)
+        return len(np.unique(self.patients[rows]))
 
 
 def _common(pairs: tuple, table: _Patients, rarest: int) -> tuple:

@@ -27,7 +27,7 @@ from .waivers import waivers
 NAME = "model"
 NETWORK = ("config.json", "diffusion_pytorch_model.safetensors")
 SAFE = {".safetensors", ".json", ".md", ".py"}
-ASKED = "membership.model."
+ASKED = ("membership.", "canary.", "privacy.")  # findings about who was trained on
 PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "flow": "v_prediction"}
 TEMPLATES = Path(__file__).parent / "templates"
 AUTOENCODERS = {

@@ -1,8 +1,8 @@
 """Who was trained on, guessed by somebody who has the weights.
 
 Such an attacker puts noise on a patient's image and sees how well the denoiser takes it off. A
-release holds no weights: these numbers say what would follow if they left, and they see
-over-training before a single synthetic image shows it.
+release holds no weights unless the protocol says so, and then a rule on these numbers must pass.
+They see over-training before a single synthetic image shows it.
 """
 
 from __future__ import annotations
