@@ -25,7 +25,7 @@ from ..runtime import (
     write_json,
     writes,
 )
-from . import choice
+from . import choice, prompted
 from .obeyed import judged_controls
 from .run import PLANS, Progress, Run, level_of_test, open_autoencoder, parts_of, silent
 
@@ -180,7 +180,7 @@ def decide(run: Run) -> Verdict:
         [digests["autoencoder"], digests["diffusion"], run.protocol.sample.generator]
     )
     real = [Cohort.read(run.folder / "intake")]
-    claim += choice.said(run)
+    claim += choice.said(run) + prompted.said(run)
     tried = gate.digest_findings(_evidence(run))  # a control is no try at the gate's tests
     verdict = judge(run, findings, claim, digests, generator=generator, tried=tried, real=real)
     write_json(path, verdict.to_dict())

@@ -35,3 +35,15 @@ LEARNED = [
 def test_card_says_how_the_denoiser_learned(knobs, said):
     changed = study(**{f"diffusion.{name}": value for name, value in knobs.items()})
     assert said in dict(study_rows(changed))["Diffusion"]
+
+
+def test_card_says_that_a_base_was_trained_by_others():
+    pinned = {"weights": "sd", "sha256": "ab" * 32}
+    changed = study(
+        **{"autoencoder.source": "public"},
+        **{f"autoencoder.{name}": value for name, value in pinned.items()},
+        **{"diffusion.base": {**pinned, "prompt": "a chest, {finding}"}},
+    )
+    said = dict(study_rows(changed))["Diffusion"]
+    assert said.startswith("predicts v, a text-conditioned network of others (sha256 abababababab)")
+    assert 'told "a chest, {finding}"' in said
