@@ -24,7 +24,9 @@ from typing import Any
 from . import __version__
 from .errors import StageError, StaleError
 
-RECORDED_PACKAGES = ("torch", "monai", "diffusers", "accelerate", "opacus", "numpy", "pydicom")
+RECORDED_PACKAGES = (
+    "torch", "monai", "diffusers", "transformers", "accelerate", "opacus", "numpy", "pydicom",
+)  # fmt: skip
 # Files that say how long things took, or show how it went, are no part of a stage's digest.
 VOLATILE = ("log.jsonl", "stage.json", "key.json", "files.jsonl", "previews")
 # What serves only to resume goes when the stage is done.

@@ -12,7 +12,7 @@ from tiny_base import asking, write_base
 from medsynth import pipeline
 from medsynth.cohort import Cohort
 from medsynth.errors import DataError, ProtocolError, StageError
-from medsynth.pipeline.prompted import draft_base, take_base
+from medsynth.pipeline.prompted import draft_base, said, take_base
 from medsynth.pipeline.run import silent
 from medsynth.runtime import digest_files, read_json
 
@@ -62,15 +62,15 @@ def test_what_is_drawn_is_drawn_from_the_labels_in_words(run):
     drawn = Cohort.read(run.folder / "synthetic")
     assert {record.origin for record in drawn.records} == {"synthetic"}
     assert np.asarray(drawn.pixels).std() > 0
-    said = read_json(run.folder / "diffusion" / "prompt.json")["prompt"]
-    assert said == "a chest x-ray, {finding}"
+    told = read_json(run.folder / "diffusion" / "prompt.json")
+    assert told == {"prompt": "a chest x-ray, {finding}"}
 
 
 def test_a_concept_is_learned_and_drawn_and_the_base_stays(run, tmp_path):
     before = parts(run)
     shown = write_raw(tmp_path / "shown", patients=3, bad_files=0) / "images"
-    said = pipeline.learn_concept(run, shown, "dark", start="finding=normal")
-    assert said["loss"]["after"] < said["loss"]["before"]
+    told = pipeline.learn_concept(run, shown, "dark", start="finding=normal")
+    assert told["loss"]["after"] < told["loss"]["before"]
     drawn = pipeline.sample_concept(run, "dark", tmp_path / "drawn", images=2)
     assert {record.origin for record in drawn.records} == {"derived"}
     assert parts(run) == before
@@ -88,6 +88,11 @@ def test_children_are_derived(run):
     derived = Cohort.read(run.folder / "derived")
     assert {record.origin for record in derived.records} == {"derived"}
     assert all(record.parent for record in derived.records)
+
+
+def test_the_verdict_says_that_the_base_was_not_audited(run):
+    assert "Whom it learned from was not audited" in said(run)[0]
+    assert said(pipeline.Run(run.folder, study())) == ()
 
 
 # What is refused ----------------------------------------------------------------------------------

@@ -200,7 +200,7 @@ PRIVACY = {"finding": "memorization.p_value", "at_least": 0.0}
 def judged(controlled, tmp_path_factory):
     """A copy of the run with evidence on its cohort."""
     folder = tmp_path_factory.mktemp("judged") / "run"
-    shutil.copytree(controlled[0], folder)
+    shutil.copytree(controlled[0], folder, ignore=shutil.ignore_patterns("again", "lungs"))
     run = pipeline.open_run(folder)
     pipeline.sample(run)
     pipeline.validate(run)
@@ -243,11 +243,11 @@ def test_obedience_that_was_touched_or_is_told_twice_is_not_judged(judged, tmp_p
     shutil.copytree(judged, tmp_path / "run")
     run = under(tmp_path / "run", {"finding": "control.canny.gain", "at_least": -99})
     for part in ("control", "obedience"):
-        shutil.copytree(run.folder / part / "edges", run.folder / part / "again")
+        shutil.copytree(run.folder / part / "edges", run.folder / part / "twice")
     with pytest.raises(StageError, match=r"two controls of this run have a control\.canny"):
         pipeline.decide(run)
     for part in ("control", "obedience"):
-        shutil.rmtree(run.folder / part / "again")
+        shutil.rmtree(run.folder / part / "twice")
     path = run.folder / "obedience" / "edges" / "findings.jsonl"
     path.write_text(path.read_text().replace('"n": ', '"n": 1'))
     with pytest.raises(StaleError, match="edges/ changed after it was made"):

@@ -19,7 +19,7 @@ from ..runtime import (
     verify_stage,
     write_json,
 )
-from . import choice
+from . import choice, prompted
 from .evidence import findings_of, read_evidence, remaining
 from .run import PLANS, Run, parts_of
 
@@ -74,7 +74,7 @@ def decide(run: Run) -> Verdict:
     made_by = [digests[name] for name in models_of(run) if name != "lens"]
     generator = digest_json([*made_by, run.protocol.sample.generator])
     real = [Cohort.read(run.folder / "intake")]
-    claim += (*choice.said(run), *_left_out(run))
+    claim += (*choice.said(run), *prompted.said(run), *_left_out(run))
     tried = gate.digest_findings(read_evidence(run))  # a control is no try at the gate's tests
     verdict = judge(run, findings, claim, digests, generator=generator, tried=tried, real=real)
     write_json(path, verdict.to_dict())

@@ -94,6 +94,16 @@ def _check_latents(config: Mapping[str, Any], side: int, channels: int) -> None:
         )
 
 
+def said(run: Run) -> tuple[str, ...]:
+    """Return what a verdict must say where a base drew the images; nothing without one."""
+    if run.protocol.diffusion.base is None:
+        return ()
+    return (
+        "The images were drawn by a text-conditioned network that others trained. Whom it learned "
+        "from was not audited: the evidence is about the patients of this study alone.",
+    )
+
+
 # Drafting -----------------------------------------------------------------------------------------
 
 

@@ -140,7 +140,13 @@ def study_rows(protocol: Protocol) -> list[tuple[str, str]]:
 
 
 def _learned(diffusion: Diffusion) -> str:
-    """Say what the denoiser predicts and how long it learned."""
+    """Say what the denoiser predicts and how long it learned, or whose it is."""
+    if diffusion.base is not None:
+        return (
+            f"predicts {OBJECTIVES[diffusion.objective]}, a text-conditioned network of others "
+            f"(sha256 {diffusion.base.sha256[:12]}), not trained further, told "
+            f'"{diffusion.base.prompt}"'
+        )
     most = "up to " if diffusion.patience is not None else ""
     words = [
         f"predicts {OBJECTIVES[diffusion.objective]}",

@@ -98,3 +98,15 @@ def test_every_finding_that_answers_an_attack_is_on_the_page_of_measures():
         for name in (*attack.found, *attack.power):
             general = re.sub(r"membership\.(?!model)\w+\.", "membership.<attack>.", name)
             assert f"`{general}`" in page, name
+
+
+def test_card_says_that_a_base_was_trained_by_others():
+    pinned = {"weights": "sd", "sha256": "ab" * 32}
+    changed = study(
+        **{"autoencoder.source": "public"},
+        **{f"autoencoder.{name}": value for name, value in pinned.items()},
+        **{"diffusion.base": {**pinned, "prompt": "a chest, {finding}"}},
+    )
+    said = dict(study_rows(changed))["Diffusion"]
+    assert said.startswith("predicts v, a text-conditioned network of others (sha256 abababababab)")
+    assert 'told "a chest, {finding}"' in said
