@@ -31,8 +31,7 @@ from . import batches, checkpoints, saving
 from .averages import Average, Profiles, exponential
 from .stopping import Patience
 
-SAVES = 25  # a run is saved so many times, and at least every SAVE_IMAGES images
-SAVE_IMAGES = 100_000
+SAVES, SAVE_IMAGES = 25, 100_000  # so many times, and at least every so many images, it is saved
 LOOKS = 20  # so often it is validated
 PICTURES = 5  # so often a picture is drawn, which costs a sampling
 
@@ -69,7 +68,7 @@ class Task:
     them; 0 keeps none (see checkpoints.py). `profiles` averages by two powers are kept on the way
     of the player that is averaged (see averages.py). `patience` ends the training when
     `validation_loss` has not fallen for so many looks, with the weights at its lowest. `optimiser`
-    says how a step is computed: its parts, and how the networks lie in memory.
+    says how a step is computed: its parts, how the networks lie in memory. It is saved `saves` times.
     """
 
     name: str
@@ -86,6 +85,7 @@ class Task:
     profiles: int = 0
     patience: int | None = None
     optimiser: Optimiser | None = None
+    saves: int = SAVES
 
 
 def learning_rate(settings: Optimiser) -> Callable[[int], float]:
@@ -176,7 +176,7 @@ def _log(task: Task, state: State, logs: Mapping[str, torch.Tensor]) -> None:
         state.keep()  # before it is saved: what training goes on from has its checkpoints
     if task.profiles and (state.passed(task.images / task.profiles) or state.ended):
         state.keep_profiles()
-    if state.passed(min(SAVE_IMAGES, task.images / SAVES)) or state.ended:
+    if state.passed(min(SAVE_IMAGES, task.images / task.saves)) or state.ended:
         state.save()
 
 
