@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from medsynth import pipeline, protocol, synthesis
 from medsynth.cohort import Cohort
@@ -28,6 +27,7 @@ from medsynth.data import phantoms
 from medsynth.finding import Finding, write_findings
 from medsynth.models.denoiser import Denoiser
 from medsynth.pictures import grid_png
+from medsynth.pipeline.judge import teacher
 from medsynth.pipeline.run import open_autoencoder
 from medsynth.release.pictures import encode_png
 from medsynth.runtime import choose_device, derive_seed
@@ -63,7 +63,11 @@ def main() -> None:
     mine, judges = _halves(everyone, study.seed)
     run = _base(asked, study, everyone, mine)
     judge = agreement.train_judge(
-        everyone.take(judges), asked.attribute, seed=study.seed, seen=asked.seen
+        everyone.take(judges),
+        asked.attribute,
+        teach=teacher(run),
+        seed=study.seed,
+        seen=asked.seen,
     )
     number = judge.values.index(asked.value)
     rows = {"real": _on_real(judge, number)}
@@ -203,11 +207,7 @@ def _draw(run: pipeline.Run, labels: dict[str, str], count: int) -> np.ndarray:
 
 def _says(judge: agreement.Judge, images: np.ndarray) -> np.ndarray:
     """Return what the judge's networks say together, (N,)."""
-    device = next(judge.nets[0].parameters()).device
-    with torch.inference_mode():
-        parts = torch.from_numpy(np.ascontiguousarray(images)).split(64)
-        votes = [sum(net(part.to(device)).softmax(1) for net in judge.nets) for part in parts]
-    return torch.cat(votes).argmax(1).cpu().numpy()
+    return sum(net(images) for net in judge.nets).argmax(1)
 
 
 def _share(judge: agreement.Judge, number: int, images: np.ndarray) -> tuple[int, int]:

@@ -616,6 +616,24 @@ class Augment(Section):
     to say how many still show their parent; 0 measures nothing."""
 
 
+class Utility(Section):
+    """Of what use synthetic images are: small networks learn a label from them, from real training
+    images and from both, and are asked about held-out patients. Dozens of trainings."""
+
+    attribute: str | None = None
+    """Label attribute that is learned; null takes the first by name of which training and held-out
+    patients have two values or more, eight patients each."""
+    trainings: Annotated[int, Field(ge=2, le=50)] = 5
+    """Networks of each kind, which start by chance and see other real images; few make wide
+    intervals."""
+    images: Count = 6000
+    """Images that each network sees, repeats counted."""
+    shots: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 4, 8, 16)
+    """Real images of each class in the few-shot table of `medsynth utility`."""
+    alpha: Share = 0.5
+    """How often a child stands in for its image in that table."""
+
+
 class Validate(Section):
     """How the evidence is measured."""
 
@@ -648,6 +666,8 @@ class Validate(Section):
     region_images: Annotated[int, Field(ge=0)] | None = None
     """At most so many synthetic images, drawn at random, are searched for copied regions, and as
     many held-out ones; null takes 200, 0 leaves them out."""
+    utility: Utility | None = None
+    """Measure of what use the images are; null does not, {} does with these defaults."""
 
 
 class Rule(Section):
@@ -763,6 +783,16 @@ class Protocol(Section):
             raise ValueError(
                 "diffusion.private needs sample.labels: the values and shares of the patients' "
                 "own labels are not covered by a privacy budget; {} asks for no labels"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_judged_is_measured(self) -> Protocol:
+        asked = [rule.finding for rule in self.gate.rules if rule.finding.startswith("utility.")]
+        if asked and self.validate_.utility is None:
+            raise ValueError(
+                f"the rule on {asked[0]} needs validate.utility, which is null: {{}} takes its "
+                f"defaults"
             )
         return self
 

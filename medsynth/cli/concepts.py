@@ -1,4 +1,4 @@
-"""Concepts that are learnt from a few images, and variations of training images."""
+"""Concepts that are learnt from a few images, variations of training images, and their use."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def augment(
     from .. import pipeline
 
     changes = parse_changes(set_)
-    changes |= {"augment.strengths": _numbers(strengths)} if strengths else {}
+    changes |= {"augment.strengths": _numbers(strengths, "--strengths")} if strengths else {}
     changes |= {"augment.children": children} if children else {}
     opened = _with(pipeline.open_run(run), "augment", changes)
     given = None if masks is None else pipeline.ChildMasks(masks, inside=not outside)
@@ -149,8 +149,42 @@ def augment(
     )
 
 
-def _numbers(text: str) -> list[float]:
+@app.command()
+def utility(
+    run: RunFolder,
+    attribute: Annotated[
+        str | None, typer.Option(help="Label that is learned; the first that can be if not given.")
+    ] = None,
+    shots: Annotated[
+        str | None, typer.Option(help='Few real images a class: "1 2 4 8 16" if not given.')
+    ] = None,
+    trainings: Annotated[
+        int | None, typer.Option(min=2, help="Networks of each kind; 5 if not given.")
+    ] = None,
+    set_: Changes = None,
+    json_: AsJson = False,
+) -> None:
+    """Measure of what use a validated run's images are: classifiers that learn from them are asked
+    about held-out patients, beside some that learn from real images, many and few (RUN/utility).
+
+    The same command again goes on where it stopped.
+    """
+    from .. import pipeline
+    from ..runtime import without_nan
+
+    changes = parse_changes(set_)
+    changes |= {"validate.utility.attribute": attribute} if attribute else {}
+    changes |= {"validate.utility.trainings": trainings} if trainings else {}
+    if shots:
+        changes["validate.utility.shots"] = [int(count) for count in _numbers(shots, "--shots")]
+    with progress_bars(json_) as progress:
+        found = pipeline.utility(pipeline.open_run(run), changes=changes, progress=progress)
+    result = {"findings": [without_nan(item.to_dict()) for item in found]}
+    say(result, json_, *pipeline.tell_utility(found), f"All numbers: {run}/utility/findings.jsonl")
+
+
+def _numbers(text: str, option: str) -> list[float]:
     try:
         return [float(word) for word in text.replace(",", " ").split()]
     except ValueError:
-        raise DataError(f"--strengths: expected numbers from 0 to 1, got {text!r}") from None
+        raise DataError(f"{option}: expected numbers, got {text!r}") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -24,8 +25,8 @@ class Lesson:
     """N images and which class (N,) of 0 … `values` - 1 each shows; of `channels` colours.
 
     The network sees `images` of them, repeats counted. `groups` are (N,) numbers, which duplicates
-    share. With `classical` it sees them flipped within the domain's symmetry and changed by
-    RandAugment, else as they are.
+    share. With `classical` it sees them changed by RandAugment and, unless the mirror image of a
+    class is `another` class, turned and flipped within the domain's symmetry; else as they are.
     """
 
     show: Show
@@ -36,10 +37,13 @@ class Lesson:
     seed: int
     groups: np.ndarray | None = None
     classical: bool = False
+    another: bool = False
 
 
 Classify = Callable[[np.ndarray], np.ndarray]
 """(n, C, H, W) float32 in [-1, 1] -> (n, K) probabilities of the classes, float32."""
+Teach = Callable[[Lesson, Path], Classify]
+"""A lesson, and a folder for the training's state -> a network that has learned it."""
 
 
 def show_cohorts(parts: Sequence[tuple[Cohort, np.ndarray]]) -> Show:

@@ -29,6 +29,7 @@ from .mapped import Masks
 from .prepare import ingest, split, tell_split
 from .report import report
 from .run import PLANS, Run, facts, open_run, parts_of, start
+from .utility import tell_utility, utility
 from .whole import run_all
 
 __all__ = [
@@ -77,6 +78,8 @@ __all__ = [
     "tell_forecast",
     "tell_intake",
     "tell_split",
+    "tell_utility",
+    "utility",
     "validate",
     "with_changes",
     "with_control",

@@ -18,7 +18,7 @@ from ..cohort import Cohort
 from ..errors import DataError, StageError
 from ..finding import Verdict, read_findings, read_verdict, write_findings
 from ..ownership import holds_something
-from ..protocol import Protocol
+from ..protocol import Protocol, set_knobs
 from ..runtime import (
     StageRecord,
     digest_json,
@@ -34,7 +34,7 @@ from .audit_overlap import Sides, find, name_quarantined, read_sides
 from .audit_report import report
 from .audit_study import PARTS, WORDS, Folders, listing
 from .audit_words import claim, count_findings, overlap_sentences, quarantine_sentences
-from .judge import judge, open_lens
+from .judge import check_one_process, judge, open_lens, teacher
 from .learn import make_lens
 from .run import Progress, Run, level_of_test, silent
 
@@ -120,7 +120,7 @@ def _build(
         run.folder / name,
         build,
         inputs={need: read_json(run.folder / need / "stage.json")["digest"] for need in needs},
-        settings={section: run.protocol.section(section) for section in sections},
+        settings={name: set_knobs(run.protocol.section(name)) for name in sections},
         all_ranks=all_ranks,
     )
 
@@ -160,7 +160,7 @@ def _read_one(run: Run, raw: Path, part: str, patients: dict[str, str], progress
         run.folder / part,
         build,
         inputs={"raw": look_over(raw), "patients": digest_json(patients)},
-        settings={name: run.protocol.section(name) for name in READING},
+        settings={name: set_knobs(run.protocol.section(name)) for name in READING},
     )
 
 
@@ -191,6 +191,8 @@ def _validate(run: Run, folders: Folders, sides: Sides, folder: Path, progress: 
     from ..validation import Case, division, measure_all
     from ..validation.attack import run_attack
 
+    if run.protocol.validate_.utility is not None:
+        check_one_process("validate.utility")
     private = folder / "private"
     private.mkdir(exist_ok=True)
     case = Case(
@@ -204,6 +206,7 @@ def _validate(run: Run, folders: Folders, sides: Sides, folder: Path, progress: 
         seed=run.protocol.seed,
         private=private,
         scratch=folder / "blocks",
+        teach=teacher(run),
         level=level_of_test(run.protocol),
         progress=progress,
     )

@@ -135,8 +135,6 @@ def _digest(folder: Path) -> str:
 
 
 def _augment(run: Run, folder: Path, settings, concept, masks, progress) -> None:
-    from ..synthesis import sample_cohort
-
     cohort, parts = parts_of(run)
     parents = [int(i) for i in parts["train"] if _has_mask(masks, cohort.records[i].id)]
     if not parents:
@@ -144,6 +142,33 @@ def _augment(run: Run, folder: Path, settings, concept, masks, progress) -> None
             "no training image has a mask: expected PNG files named by the ids of "
             "intake/records.csv"
         )
+    made = make_children(
+        run, folder, parents, settings, concept=concept, masks=masks, progress=progress
+    )
+    if made is not None:
+        derived, children = made
+        _show(folder, cohort, derived, children)
+        _measure(run, folder, cohort, parts, derived, children, progress)
+
+
+def make_children(
+    run: Run,
+    folder: Path,
+    parents: Sequence[int],
+    settings: protocol.Augment,
+    *,
+    concept: str | None = None,
+    masks: Masks | None = None,
+    progress: Progress = silent,
+) -> tuple[Cohort, list[Child]] | None:
+    """Vary these of the run's images into a cohort in `folder`, with their table.
+
+    A child is the same whoever is varied beside its parent. Several processes divide the work; all
+    but the first return None.
+    """
+    from ..synthesis import sample_cohort
+
+    cohort = Cohort.read(run.folder / "intake")
     children = plan_children(cohort, parents, settings, seed=run.protocol.seed)
     order = sorted(range(len(children)), key=lambda i: -children[i].strength)
     ordered = [children[i] for i in order]
@@ -154,12 +179,11 @@ def _augment(run: Run, folder: Path, settings, concept, masks, progress) -> None
     )  # fmt: skip
     wait_for_everyone()
     if not writes():
-        return
+        return None
     derived = _join(cohort, ordered, labels, folder).take(np.argsort(order))
     derived.write(folder)
     write_text(folder / TABLE, children_csv(cohort, children))
-    _show(folder, cohort, derived, children)
-    _measure(run, folder, cohort, parts, derived, children, progress)
+    return derived, children
 
 
 def _has_mask(masks: Masks | None, name: str) -> bool:

@@ -20,7 +20,7 @@ from ..cohort import Cohort, csv_line
 from ..errors import DataError, StageError
 from ..finding import Finding, read_findings, write_findings
 from ..ownership import holds_something
-from ..protocol import Protocol
+from ..protocol import Protocol, set_knobs
 from ..runtime import (
     SCRATCH_FOLDERS,
     VOLATILE,
@@ -39,6 +39,7 @@ from ..runtime import (
 )
 from .audit_study import SMALLEST_PX, STEP_PX
 from .fidelity_pictures import draw_pictures
+from .judge import check_one_process, teacher
 from .run import Progress, Run, silent
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def fidelity(
         out / "evidence",
         lambda folder: _measure(run, asked, folder, progress),
         inputs=inputs,
-        settings={name: study.section(name) for name in ("domain", "validate", "seed")},
+        settings={n: set_knobs(study.section(n)) for n in ("domain", "validate", "seed")},
     )
     answer = _answer(run, asked)
     if writes():
@@ -223,7 +224,7 @@ def _read(run: Run, asked: Asked, say: Callable[[str], None], progress: Progress
         run.folder / "images",
         build,
         inputs={"raw": look_over(raw), "patients": digest_json(known)},
-        settings={name: run.protocol.section(name) for name in READING},
+        settings={name: set_knobs(run.protocol.section(name)) for name in READING},
     )
     say(Intake(**read_json(run.folder / "images" / "intake.json")).summary)
     return record
@@ -268,14 +269,18 @@ def _subject(run: Run, progress: Progress) -> Subject:
     if len(cohort) > most:
         order = np.random.default_rng(derive_seed(seed, "chosen")).permutation(len(cohort))
         cohort = cohort.take(np.sort(order[:most]))
+    names = agreement.attributes(cohort)
+    if names:
+        check_one_process("medsynth fidelity, where there are labels,")
     judges = [
         agreement.train_judge(
             cohort,
             name,
+            teach=teacher(run),
             seed=seed,
             progress=lambda share, n=name: progress(f"classifier: {n}", share),
         )
-        for name in agreement.attributes(cohort)
+        for name in names
     ]
     return keeping.Subject(cohort, run.protocol.validate_, seed, tuple(judges), progress)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from ..runtime import (
     StageRecord,
     choose_device,
     digest_json,
+    ranks,
     read_json,
     require_stage,
     stage_key,
@@ -29,6 +31,7 @@ from . import choice
 from .run import PLANS, Progress, Run, level_of_test, open_autoencoder, parts_of, silent
 
 if TYPE_CHECKING:
+    from ..data.lessons import Teach
     from ..validation.losses import Model
 
 
@@ -45,6 +48,8 @@ def _validate(run: Run, folder: Path, progress: Progress) -> None:
     from ..validation.attack import run_attack
 
     cohort, parts = parts_of(run)
+    if run.protocol.validate_.utility is not None:
+        check_one_process("validate.utility")
     private = folder / "private"
     private.mkdir(exist_ok=True)
     case = Case(
@@ -61,6 +66,7 @@ def _validate(run: Run, folder: Path, progress: Progress) -> None:
         budget=_coverage(run),
         model=open_model(run),
         canaries=Canaries.read(run.folder / "diffusion"),
+        teach=teacher(run),
         level=level_of_test(run.protocol),
         progress=progress,
     )
@@ -114,6 +120,23 @@ def open_model(run: Run) -> Model:
         run.protocol.diffusion,
         device=device,
     )
+
+
+def check_one_process(what: str) -> None:
+    """Raise StageError where small networks are to be trained and several processes run."""
+    if ranks()[1] > 1:
+        raise StageError(
+            f"{what} trains small networks, which one process does: run the same command without "
+            f"torchrun"
+        )
+
+
+def teacher(run: Run) -> Teach:
+    """Return what trains a small network on a lesson."""
+    from ..training.classifier import fit_classifier
+
+    symmetry, device = run.domain.augmentations, choose_device()
+    return partial(fit_classifier, symmetry=symmetry, device=device)
 
 
 def reconstructor(run: Run):

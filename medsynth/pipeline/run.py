@@ -69,6 +69,10 @@ BESIDE = {
         ("intake", "split", "autoencoder", "diffusion"),
         ("domain", "control", "sample", "validate", "seed"),
     ),
+    "utility": Plan(
+        ("intake", "split", "autoencoder", "diffusion", "synthetic", "evidence"),
+        ("domain", "validate", "augment", "sample", "seed"),
+    ),
 }
 """Stages of which a run may have several or none; no verdict hangs on them."""
 

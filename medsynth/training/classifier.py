@@ -70,9 +70,11 @@ def fit_classifier(
         )  # fmt: skip
         images = lesson.show(chosen, np.arange(start, start + count))
         if lesson.classical:
-            images = rand_augment(images, np.random.default_rng(derive_seed(order, "augment", start)))
+            rng = np.random.default_rng(derive_seed(order, "augment", start))
+            images = rand_augment(images, rng)
         shown = torch.from_numpy(images).to(device)
-        shown = flip_and_turn(shown, symmetry) if lesson.classical else shown
+        if lesson.classical and not lesson.another:
+            shown = flip_and_turn(shown, symmetry)
         return shown, torch.from_numpy(lesson.classes[chosen]).to(device)
 
     def loss(modules: Modules, drawn) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -68,7 +68,7 @@ class Task:
     them; 0 keeps none (see checkpoints.py). `profiles` averages by two powers are kept on the way
     of the player that is averaged (see averages.py). `patience` ends the training when
     `validation_loss` has not fallen for so many looks, with the weights at its lowest. `optimiser`
-    says how a step is computed: its parts, how the networks lie in memory. It is saved `saves` times.
+    says how a step is computed: its parts, how networks lie in memory. It is saved `saves` times.
     """
 
     name: str

@@ -12,6 +12,7 @@ import numpy as np
 from ..budget import Coverage
 from ..cohort import Cohort
 from ..data.canaries import Canaries
+from ..data.lessons import Teach
 from ..domains import Domain
 from ..finding import Finding
 from ..protocol import Validate
@@ -35,6 +36,7 @@ class Case:
     tables of single patients, which never leave the hospital. `budget` is what epsilon holds for
     the images; None where none is claimed. `model` is what somebody with the weights could ask;
     None where there are none. `canaries` were planted for it to learn; None where none were.
+    `teach` trains a network on a lesson, in a folder for its state; None where nothing is learned.
     `level` is that of the gate's rule on the cohort's test, of which attempt j gets 1 / 2^j.
     `progress` is told (what, share).
     """
@@ -52,6 +54,7 @@ class Case:
     budget: Coverage | None = None
     model: Model | None = None
     canaries: Canaries | None = None
+    teach: Teach | None = None
     level: float = 0.05
     progress: Callable[[str, float], None] = lambda what, share: None
 
@@ -69,12 +72,14 @@ def measures() -> Mapping[str, Measure]:
         memorization,
         privacy,
         reconstruction,
+        utility,
         weights,
     )
 
     return {
         "reconstruction": reconstruction.measure,
         "fidelity": fidelity.measure,
+        "utility": utility.measure,
         "memorization": memorization.measure,
         "regions": copied_regions.measure,
         "identity": identity.measure,
@@ -84,7 +89,7 @@ def measures() -> Mapping[str, Measure]:
     }
 
 
-QUALITY = ("fidelity", "reconstruction")
+QUALITY = ("fidelity", "reconstruction", "utility")
 
 
 def measure_all(case: Case) -> list[Finding]:
@@ -100,6 +105,6 @@ def measure_all(case: Case) -> list[Finding]:
     rest = quarantine.remaining(case.synthetic, case.private)
     enough = len(rest) >= fidelity.FEWEST or len(rest) == len(case.synthetic)
     left = replace(case, synthetic=rest)
-    for name in QUALITY if enough else ("reconstruction",):
+    for name in QUALITY if enough else ("reconstruction",):  # which asks for no synthetic image
         findings += every[name](left)
     return findings

@@ -1,6 +1,6 @@
 """Does a classifier say the same of the reconstruction as of the original?
 
-A small network, built as the lens is, learns a label from ORIGINALS, cross-validated by patient:
+A small network learns a label from ORIGINALS, cross-validated by patient:
 each image is judged by a network that saw none of its patient's. It is then asked about the
 original and about the reconstruction. What it says matters only as far as it is right on
 originals: that stands beside it.
@@ -8,25 +8,21 @@ originals: that stands beside it.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import nn
 
 from ..cohort import Cohort
-from ..models.lens import Lens
-from ..runtime import choose_device, derive_seed
+from ..data.lessons import Classify, Lesson, Teach, show_cohorts
+from ..runtime import derive_seed
 
 FOLDS = 3
 SEEN = 6000  # originals each fold's network sees, repeats counted
-BATCH = 32
-RATE = 2e-3
 FEWEST = 8  # patients of a label, below which it is not learned
 MOST = 12  # values of an attribute
-WIDTH = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +33,7 @@ class Judge:
 
     attribute: str
     values: tuple[str, ...]
-    nets: Sequence[nn.Module]
+    nets: Sequence[Classify]
     fold: np.ndarray
     truth: np.ndarray
     before: np.ndarray
@@ -68,7 +64,7 @@ class Judge:
         for number, net in enumerate(self.nets):
             mine = np.flatnonzero(self.fold[places] == number)
             if len(mine):
-                said[mine] = _predict(net, images[mine])
+                said[mine] = net(images[mine]).argmax(1)
         return said
 
     def compare(self, after: np.ndarray) -> dict[str, np.ndarray]:
@@ -86,10 +82,11 @@ class Judge:
 def attributes(cohort: Cohort) -> list[str]:
     """Return the labels that can be learned: 2 to 12 values, of 8 patients or more each."""
     names = sorted({name for record in cohort.records for name in record.labels})
-    return [name for name in names if 2 <= len(_values(cohort, name)) <= MOST]
+    return [name for name in names if 2 <= len(values_of(cohort, name)) <= MOST]
 
 
-def _values(cohort: Cohort, attribute: str) -> tuple[str, ...]:
+def values_of(cohort: Cohort, attribute: str) -> tuple[str, ...]:
+    """Return the values of a label that 8 patients or more have, sorted."""
     patients: dict[str, set[int]] = {}
     for value, patient in zip(cohort.labels(attribute), cohort.patients.tolist(), strict=True):
         patients.setdefault(value, set()).add(patient)
@@ -100,16 +97,17 @@ def train_judge(
     cohort: Cohort,
     attribute: str,
     *,
+    teach: Teach,
     seed: int,
     seen: int = SEEN,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Judge:
-    """Train the classifiers of one attribute and ask them about the originals.
+    """Train the classifiers of one attribute, each by `teach`, and ask them about the originals.
 
     Every value weighs the same in training, however rare. Images whose value is rare or not known
     are left out.
     """
-    values = _values(cohort, attribute)
+    values = values_of(cohort, attribute)
     number = {value: i for i, value in enumerate(values)}
     truth = np.array([number.get(label, -1) for label in cohort.labels(attribute)])
     rng = np.random.default_rng(derive_seed(seed, "folds", attribute))
@@ -119,52 +117,18 @@ def train_judge(
     nets = []
     for one in range(FOLDS):
         chosen = np.flatnonzero((fold != one) & (fold >= 0))
-        told = derive_seed(seed, "judge", attribute, one)
-        share = lambda part, one=one: progress((one + part) / FOLDS)  # noqa: E731
-        nets.append(_train(cohort, chosen, truth, len(values), seed=told, seen=seen, tell=share))
+        lesson = Lesson(
+            show_cohorts([(cohort, chosen)]),
+            truth[chosen],
+            len(values),
+            cohort.channels,
+            seen,
+            derive_seed(seed, "judge", attribute, one),
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            nets.append(teach(lesson, Path(folder)))
+        progress((one + 1) / FOLDS)
     judge = Judge(attribute, values, nets, fold, truth, np.full(len(cohort), -1), patients)
     parts = [np.arange(i, min(i + 256, len(cohort))) for i in range(0, len(cohort), 256)]
     before = np.concatenate([judge.says(cohort.floats(part), part) for part in parts])
     return replace(judge, before=before)
-
-
-def _train(
-    cohort: Cohort,
-    chosen: np.ndarray,
-    truth: np.ndarray,
-    classes: int,
-    *,
-    seed: int,
-    seen: int,
-    tell: Callable[[float], None],
-) -> nn.Module:
-    torch.manual_seed(seed % 2**63)
-    device = choose_device()
-    net = Lens(channels=cohort.channels, width=WIDTH, features=classes, places=0).to(device)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=1e-2)
-    steps = max(1, seen // BATCH)
-    decay = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps + 1)
-    counts = np.bincount(truth[chosen], minlength=classes)
-    chances = (1 / np.maximum(counts, 1))[truth[chosen]]
-    rng = np.random.default_rng(seed)
-    for step in range(steps):
-        drawn = rng.choice(chosen, BATCH, p=chances / chances.sum())
-        images = torch.from_numpy(cohort.floats(drawn)).to(device)
-        images = images * float(rng.uniform(0.8, 1.2)) + float(rng.uniform(-0.1, 0.1))
-        loss = F.cross_entropy(net(images), torch.from_numpy(truth[drawn]).to(device))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        decay.step()
-        tell((step + 1) / steps)
-    return net.eval()
-
-
-def _predict(net: nn.Module, images: np.ndarray) -> np.ndarray:
-    device = next(net.parameters()).device
-    with torch.inference_mode():
-        parts = [
-            net(torch.from_numpy(np.ascontiguousarray(images[i : i + 64])).to(device)).argmax(1)
-            for i in range(0, len(images), 64)
-        ]
-    return torch.cat(parts).cpu().numpy()

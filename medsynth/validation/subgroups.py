@@ -144,13 +144,14 @@ def _names(tested: Sequence[Group]) -> list[str]:
     """Return a finding's name for each group; a number tells apart what would be alike."""
     names: list[str] = []
     for group in tested:
-        name = f"memorization.p_value.{_word(group.attribute)}.{_word(group.value)}"
+        name = f"memorization.p_value.{word(group.attribute)}.{word(group.value)}"
         alike = sum(other == name or other.startswith(f"{name}~") for other in names)
         names.append(f"{name}~{alike + 1}" if alike else name)
     return names
 
 
-def _word(text: str) -> str:
+def word(text: str) -> str:
+    """Return a label's text as part of a finding's name."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:60] or "other"
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from medsynth.cohort import Cohort, Record
+from medsynth.training.classifier import fit_classifier
 from medsynth.validation import agreement
+
+TEACH = partial(fit_classifier, symmetry="identity", device="cpu")
 
 
 def striped(patients: int = 40) -> Cohort:
@@ -29,7 +34,7 @@ COHORT = striped()
 
 @pytest.fixture(scope="module")
 def judge() -> agreement.Judge:
-    return agreement.train_judge(COHORT, "finding", seed=1, seen=960)
+    return agreement.train_judge(COHORT, "finding", teach=TEACH, seed=1, seen=960)
 
 
 def asked(judge: agreement.Judge, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -75,7 +80,9 @@ def test_a_label_of_chance_can_not_be_learned():
         Record(r.id, "real", r.patient, {"coin": str(c)})
         for r, c in zip(COHORT.records, coin, strict=True)
     )
-    judge = agreement.train_judge(Cohort("chest_xray", records, pixels), "coin", seed=1, seen=640)
+    judge = agreement.train_judge(
+        Cohort("chest_xray", records, pixels), "coin", teach=TEACH, seed=1, seen=640
+    )
     found = asked(judge, (pixels.transpose(0, 3, 1, 2) / 127.5 - 1).astype(np.float32))
     assert 0.25 < found["accuracy"].mean() < 0.75
     assert not judge.has_learned
@@ -87,7 +94,7 @@ def test_images_of_unknown_value_are_not_asked():
         for i, r in enumerate(COHORT.records)
     )
     cohort = Cohort("chest_xray", records, COHORT.pixels)
-    judge = agreement.train_judge(cohort, "finding", seed=1, seen=64)
+    judge = agreement.train_judge(cohort, "finding", teach=TEACH, seed=1, seen=64)
     found = asked(judge, cohort.floats())
     assert np.isnan(found["agreement"][::5]).all()
     assert not np.isnan(np.delete(found["agreement"], np.arange(0, 80, 5))).any()

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from known_truth import SETTINGS
+from made_school import learn_quickly
 from scipy import ndimage
 
 from medsynth.cohort import Cohort, Record
@@ -130,7 +131,7 @@ def test_half_the_size_keeps_what_is_coarse():
 
 
 def test_a_classifier_speaks_of_reconstructions_and_what_it_knows_is_said():
-    judge = agreement.train_judge(COHORT, "side", seed=1, seen=64)
+    judge = agreement.train_judge(COHORT, "side", teach=learn_quickly, seed=1, seen=64)
     subject = replace(SUBJECT, judges=(judge,), cohort=COHORT)
     scores = look(subject, lambda x: x, what="same")
     found = by_name(to_findings(subject, scores, scores))

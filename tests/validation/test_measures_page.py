@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from known_truth import SETTINGS, SIZE_PX, blind, cohort, make_case
+from made_school import SETTINGS as SCHOOL
+from made_school import learn_quickly, patterned
 
 from medsynth.budget import Coverage
 from medsynth.data import canaries
@@ -26,7 +28,16 @@ def findings(tmp_path_factory):
         canaries=canaries.make(20, domain="fundus", size_px=SIZE_PX, bits=8, seed=1),
         settings=SETTINGS.model_copy(update={"candidates": 4}),
     )
-    return [finding for measure in measures().values() for finding in measure(case)]
+    found = [finding for measure in measures().values() for finding in measure(case)]
+    learned = make_case(
+        tmp_path_factory.mktemp("learned"),
+        patterned(range(60)),
+        patterned(range(100, 160)),
+        patterned(range(200, 220), origin="synthetic"),
+        settings=SETTINGS.model_copy(update={"utility": SCHOOL}),
+        teach=learn_quickly,
+    )
+    return found + list(measures()["utility"](learned))
 
 
 def test_every_finding_stands_on_the_page_with_its_direction(findings):
@@ -37,6 +48,8 @@ def test_every_finding_stands_on_the_page_with_its_direction(findings):
         change = of_change[2] if of_change else attack[1] if attack else finding.name
         name = f"{of_change[1]}<change>" if of_change else finding.name
         name = f"membership.<attack>.{attack[2]}" if attack else name
+        name = re.sub(r"^(utility\.tstr\.recall)\.\w+$", r"\1.<value>", name)
+        name = re.sub(r"^(utility\.tstr\.auc)\.\w+\.\w+$", r"\1.<attribute>.<value>", name)
         assert finding.direction.removesuffix(" is better") in rows[name], finding.name
         assert change == finding.name or f"`{change}`" in PAGE, finding.name
 
