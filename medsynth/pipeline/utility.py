@@ -78,13 +78,13 @@ def _measure(
     from ..validation import few_shot
     from ..validation import utility as compared
 
-    school = _school(run, folder / "blocks" / "answers", settings, progress)
+    school = school_of(run, folder / "blocks" / "answers", settings, progress)
     if school.attribute is None:
         raise DataError(
             "no label can be learned: expected an attribute of which training and held-out "
-            "patients have two values or more, eight patients each"
+            "patients have two values or more, eight patients each, and synthetic images one"
         )
-    if _as_validated(run, settings):
+    if as_validated(run, settings):
         known = read_findings(run.folder / "evidence" / "findings.jsonl")
         found = [item for name, item in known.items() if name.startswith("utility.")]
     else:
@@ -93,14 +93,15 @@ def _measure(
     write_findings(folder / "findings.jsonl", [*found, *few_shot.compare(school, stand_in)])
 
 
-def _as_validated(run: Run, settings: protocol.Utility) -> bool:
+def as_validated(run: Run, settings: protocol.Utility) -> bool:
     """True where `validate` measured by these settings: few shots play no part in it."""
     before = run.protocol.validate_.utility
     few = {"shots": settings.shots, "alpha": settings.alpha}
     return before is not None and before.model_copy(update=few) == settings
 
 
-def _school(run: Run, folder: Path, settings: protocol.Utility, progress: Progress) -> School:
+def school_of(run: Run, folder: Path, settings: protocol.Utility, progress: Progress) -> School:
+    """Return who learns what of a run, the answers kept in `folder`."""
     from ..validation.schooling import School
 
     cohort, parts = parts_of(run)

@@ -17,13 +17,13 @@ from ..data.lessons import Lesson, Show
 from ..finding import Finding
 from .resampling import Resampled
 from .schooling import School
-from .utility import difference, finding
+from .utility import CHANGED, difference, finding
 
 ARMS = {
     "plain": "as they are",
-    "classical": "flipped and by RandAugment",
+    "classical": CHANGED,
     "children": "with children standing in for them",
-    "both": "with children standing in for them, flipped and by RandAugment",
+    "both": f"with children standing in for them, {CHANGED}",
 }
 BESIDE = {"classical": "plain", "children": "plain", "both": "classical"}
 

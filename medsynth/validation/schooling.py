@@ -60,14 +60,16 @@ class School:
         if wanted is not None and wanted not in able:
             raise DataError(
                 f"validate.utility.attribute is {wanted}: expected an attribute with 2 to {MOST} "
-                f"values that {FEWEST} training and {FEWEST} held-out patients or more have each; "
-                f"there is {', '.join(able) or 'none'}"
+                f"values that {FEWEST} training and {FEWEST} held-out patients or more have each, "
+                f"and synthetic images too; there is {', '.join(able) or 'none'}"
             )
         return wanted or next(iter(able), None)
 
     def _values(self, attribute: str) -> tuple[str, ...]:
         held = set(values_of(self.holdout, attribute))
-        return tuple(value for value in values_of(self.train, attribute) if value in held)
+        made = set(self.synthetic.labels(attribute))
+        found = tuple(value for value in values_of(self.train, attribute) if value in held)
+        return found if made & set(found) else ()
 
     @cached_property
     def values(self) -> tuple[str, ...]:

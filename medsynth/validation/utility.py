@@ -23,6 +23,7 @@ from .trials import share
 
 LEAST = 20  # held-out patients of a group that is looked at apart
 HALF = 0.5
+CHANGED = "flipped where the domain allows it and by RandAugment"
 REAL = "the same, learned from all real training images"
 UP = "higher is better"
 
@@ -102,8 +103,8 @@ def say_how(school: School) -> str:
     settings = school.settings
     return (
         f"{school.attribute} ({', '.join(school.values)}) by a small ResNet that sees "
-        f"{settings.images:,} images, flipped and by RandAugment; mean of {settings.trainings} "
-        f"trainings; bootstrap over held-out patients and Student's t over trainings"
+        f"{settings.images:,} images, repeats counted; mean of {settings.trainings} trainings; "
+        f"bootstrap over held-out patients and Student's t over trainings"
     )
 
 
@@ -114,9 +115,9 @@ def _scores(school: School, name: str, said, areas: Mapping[str, Resampled]) -> 
     """Say how well one kind of training does, beside training on real images (itself: chance)."""
     trials, made, real = school.trials, len(school.known(school.synthetic)), _sizes(school)[-1]
     words = {
-        "tstr": f"learned from {made:,} synthetic images",
-        "trtr": f"learned from {real:,} real images",
-        "mixed": f"learned from {real:,} real and {made:,} synthetic images",
+        "tstr": f"learned from {made:,} synthetic images, {CHANGED}",
+        "trtr": f"learned from {real:,} real images, {CHANGED}",
+        "mixed": f"learned from {real:,} real and {made:,} synthetic images, {CHANGED}",
     }
     for measure_, score, floor in (
         ("auc", areas, HALF),
