@@ -55,7 +55,7 @@ def _one_row(school: School, shots: int, stand_in: StandIn) -> Iterator[Finding]
     }  # fmt: skip
     for arm, area in areas.items():
         yield finding(
-            _name(shots, arm), area, school,
+            school, _name(shots, arm), area,
             f"learned from {shots} real images of each class, {ARMS[arm]}",
             reference=None if arm == "plain" else areas["plain"].value,
             reference_is="" if arm == "plain" else "the same images as they are",
