@@ -89,6 +89,9 @@ def test_the_command_says_the_same_as_validate_and_measures_few_shots(measured):
             item = after[f"utility.few_shot.{shots}.{arm}"]
             assert item.low <= item.value <= item.high
     assert not (measured / "utility" / "blocks").exists()  # no child is left
+    run = pipeline.open_run(measured)
+    pipeline.decide(run)
+    assert "few shot, 2, children gain" in pipeline.report(run).read_text()
 
 
 def test_without_validate_it_comes_out_the_same_by_the_same_trainings(finished, tmp_path):

@@ -19,7 +19,7 @@ from ..data.lessons import Show
 from ..errors import DataError, ProtocolError
 from ..finding import Finding, read_findings, write_findings
 from ..protocol import set_knobs
-from ..runtime import run_stage
+from ..runtime import read_stage, run_stage
 from .augment import make_children
 from .judge import check_one_process, remaining, teacher
 from .run import Progress, Run, parts_of, silent
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..validation.few_shot import StandIn
     from ..validation.schooling import School
 
+FEW_SHOT = "utility.few_shot."
 CHANGEABLE = ("validate.utility.", "augment.")
 
 
@@ -58,6 +59,16 @@ def utility(
         },
     )
     return list(read_findings(run.folder / "utility" / "findings.jsonl").values())
+
+
+def few_shots_of(run: Run) -> dict[str, Finding]:
+    """Return the few-shot table's findings, for the page that stays inside; none where there is no
+    table or it was made beside other evidence than there is now."""
+    made, evidence = (read_stage(run.folder / name) for name in ("utility", "evidence"))
+    if made is None or evidence is None or made.inputs["evidence"] != evidence.digest:
+        return {}
+    found = read_findings(run.folder / "utility" / "findings.jsonl")
+    return {name: item for name, item in found.items() if name.startswith(FEW_SHOT)}
 
 
 def _changed(study: protocol.Protocol, changes: Mapping[str, Any]) -> protocol.Protocol:
@@ -191,7 +202,7 @@ def _tell_worth(item: Finding) -> list[str]:
 def _tell_few_shot(known: Mapping[str, Finding]) -> list[str]:
     from ..validation.few_shot import ARMS
 
-    shots = sorted({int(n.split(".")[2]) for n in known if n.startswith("utility.few_shot.")})
+    shots = sorted({int(n.split(".")[2]) for n in known if n.startswith(FEW_SHOT)})
     lines = ["real images a class  " + "  ".join(f"{arm:<22}" for arm in ARMS).rstrip()]
     for count in shots:
         row = [_ends(known[f"utility.few_shot.{count}.{arm}"]) for arm in ARMS]
