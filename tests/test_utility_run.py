@@ -22,7 +22,7 @@ from medsynth.pipeline.utility import as_validated, school_of
 from medsynth.protocol import Augment
 from medsynth.validation import quarantine, utility
 
-LEARNED = {"trainings": 2, "images": 64, "shots": [1, 2]}
+LEARNED = {"trainings": 2, "images": 32, "shots": [2]}
 FAST = {
     "validate.utility": LEARNED,
     "sample.steps": 2,
@@ -84,10 +84,9 @@ def test_the_command_says_the_same_as_validate_and_measures_few_shots(measured):
     before, after = findings(measured / "evidence"), findings(measured / "utility")
     same = {name: item for name, item in before.items() if name.startswith("utility.")}
     assert {n: item for n, item in after.items() if "few_shot" not in n} == same
-    for shots in (1, 2):
-        for arm in ("plain", "classical", "children", "both", "children_gain"):
-            item = after[f"utility.few_shot.{shots}.{arm}"]
-            assert item.low <= item.value <= item.high
+    for arm in ("plain", "classical", "children", "both", "children_gain"):
+        item = after[f"utility.few_shot.2.{arm}"]
+        assert item.low <= item.value <= item.high
     assert not (measured / "utility" / "blocks").exists()  # no child is left
     run = pipeline.open_run(measured)
     pipeline.decide(run)
@@ -112,12 +111,12 @@ def test_interrupted_and_started_again_it_finds_the_same(measured, finished, tmp
     run = pipeline.open_run(tmp_path / "study")
 
     def stop(what: str, share: float) -> None:
-        if what == "utility: few-1-children" and share == 0.5:
+        if what == "utility: few-2-children" and share == 0.5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         pipeline.utility(run, progress=stop)
-    assert len(list((tmp_path / "study/utility.tmp/blocks/answers").glob("few-1-*.npy"))) == 5
+    assert len(list((tmp_path / "study/utility.tmp/blocks/answers").glob("few-2-*.npy"))) == 5
     pipeline.utility(run)
     assert (tmp_path / "study/utility/findings.jsonl").read_bytes() == (
         measured / "utility/findings.jsonl"

@@ -8,8 +8,9 @@ from made_school import SETTINGS, learn_quickly, patterned, school
 
 from medsynth.validation import few_shot
 
-TRAIN, HOLDOUT = patterned(range(60)), patterned(range(1000, 1200))
-FRESH = patterned(range(2000, 2400))
+STRENGTH = 0.08
+TRAIN, HOLDOUT = (patterned(who, strength=STRENGTH) for who in (range(60), range(1000, 1200)))
+FRESH = patterned(range(2000, 2400), strength=STRENGTH)
 ABLE = SETTINGS.model_copy(update={"shots": (1, 4, 50), "trainings": 4})
 
 
