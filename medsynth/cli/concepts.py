@@ -177,7 +177,7 @@ def utility(
     changes |= {"validate.utility.trainings": trainings} if trainings else {}
     if shots:
         changes["validate.utility.shots"] = [int(count) for count in _numbers(shots, "--shots")]
-    with progress_bars(json_) as progress:
+    with at_work(run, json_) as progress:
         found = pipeline.utility(pipeline.open_run(run), changes=changes, progress=progress)
     result = {"findings": [without_nan(item.to_dict()) for item in found]}
     say(result, json_, *pipeline.tell_utility(found), f"All numbers: {run}/utility/findings.jsonl")
