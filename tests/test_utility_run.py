@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +12,19 @@ import pytest
 from tiny import study, write_raw
 from typer.testing import CliRunner
 
-from medsynth import cli, pipeline
+from medsynth import cli, pipeline, validation
 from medsynth.cohort import Cohort
 from medsynth.errors import ProtocolError, StageError
 from medsynth.finding import read_findings
-from medsynth.pipeline import utility as module
 from medsynth.pipeline.augment import make_children
+from medsynth.pipeline.run import silent
+from medsynth.pipeline.utility import as_validated, school_of
 from medsynth.protocol import Augment
+from medsynth.validation import quarantine, utility
 
-LEARNED = {"trainings": 2, "images": 64, "shots": [1, 2]}
+LEARNED = {"trainings": 2, "images": 32, "shots": [2]}
 FAST = {
     "validate.utility": LEARNED,
-    "validate.white_box_images": 0,
-    "validate.region_images": 0,
-    "validate.permutations": 99,
     "sample.steps": 2,
     "augment": {"strengths": [0.5, 1.0], "children": 2},
 }
@@ -36,10 +36,20 @@ def finished(tmp_path_factory) -> Path:
     raw, folder = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("run") / "study"
     write_raw(raw, patients=50, bad_files=0)
     run = pipeline.start(study(**FAST), folder)
-    for stage in (lambda r: pipeline.ingest(r, raw), pipeline.split, pipeline.fit,
-                  pipeline.sample, pipeline.validate):  # fmt: skip
-        stage(run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation, "measure_all", use_alone)
+        for stage in (lambda r: pipeline.ingest(r, raw), pipeline.split, pipeline.fit,
+                      pipeline.sample, pipeline.validate):  # fmt: skip
+            stage(run)
     return folder
+
+
+def use_alone(case: validation.Case) -> list:
+    """Measure utility alone, on a cohort of which the quarantine took the first image."""
+    rows = [f"{r.id},1,{int(i == 0)}\n" for i, r in enumerate(case.synthetic.records)]
+    (case.private / quarantine.FILE).write_text("synthetic,p,quarantined\n" + "".join(rows))
+    left = replace(case, synthetic=quarantine.remaining(case.synthetic, case.private))
+    return list(utility.measure(left))
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +84,13 @@ def test_the_command_says_the_same_as_validate_and_measures_few_shots(measured):
     before, after = findings(measured / "evidence"), findings(measured / "utility")
     same = {name: item for name, item in before.items() if name.startswith("utility.")}
     assert {n: item for n, item in after.items() if "few_shot" not in n} == same
-    for shots in (1, 2):
-        for arm in ("plain", "classical", "children", "both", "children_gain"):
-            item = after[f"utility.few_shot.{shots}.{arm}"]
-            assert item.low <= item.value <= item.high
+    for arm in ("plain", "classical", "children", "both", "children_gain"):
+        item = after[f"utility.few_shot.2.{arm}"]
+        assert item.low <= item.value <= item.high
     assert not (measured / "utility" / "blocks").exists()  # no child is left
+    run = pipeline.open_run(measured)
+    pipeline.decide(run)
+    assert "few shot, 2, children gain" in pipeline.report(run).read_text()
 
 
 def test_without_validate_it_comes_out_the_same_by_the_same_trainings(finished, tmp_path):
@@ -86,12 +98,10 @@ def test_without_validate_it_comes_out_the_same_by_the_same_trainings(finished, 
     bare = run.protocol.validate_.model_copy(update={"utility": None})
     other = pipeline.Run(finished, run.protocol.model_copy(update={"validate_": bare}))
     settings = run.protocol.validate_.utility
-    assert module._as_validated(run, settings)
-    assert not module._as_validated(other, settings)
-    from medsynth.validation.utility import compare
-
-    school = module._school(other, tmp_path, settings, pipeline.run.silent)
-    again = {item.name: item for item in compare(school)}
+    assert as_validated(run, settings)
+    assert not as_validated(other, settings)
+    school = school_of(other, tmp_path, settings, silent)
+    again = {item.name: item for item in utility.compare(school)}
     known = findings(finished / "evidence")
     assert again == {n: item for n, item in known.items() if n.startswith("utility.")}
 
@@ -101,12 +111,12 @@ def test_interrupted_and_started_again_it_finds_the_same(measured, finished, tmp
     run = pipeline.open_run(tmp_path / "study")
 
     def stop(what: str, share: float) -> None:
-        if what == "utility: few-1-children" and share == 0.5:
+        if what == "utility: few-2-children" and share == 0.5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         pipeline.utility(run, progress=stop)
-    assert len(list((tmp_path / "study/utility.tmp/blocks/answers").glob("few-1-*.npy"))) == 5
+    assert len(list((tmp_path / "study/utility.tmp/blocks/answers").glob("few-2-*.npy"))) == 5
     pipeline.utility(run)
     assert (tmp_path / "study/utility/findings.jsonl").read_bytes() == (
         measured / "utility/findings.jsonl"
@@ -130,7 +140,7 @@ def test_it_speaks_to_people_and_programs(measured):
     runner = CliRunner()
     said = runner.invoke(cli.app, ["utility", str(measured)], env={"COLUMNS": "200"})
     assert said.exit_code == 0, said.output
-    assert "24 synthetic images" in said.output
+    assert "23 synthetic images" in said.output
     assert "real images a class" in said.output
     spoken = runner.invoke(cli.app, ["utility", str(measured), "--json"])
     assert "utility.few_shot.2.both_gain" in [

@@ -13,6 +13,7 @@ from ..runtime import derive_seed, read_json, read_jsonl, write_text
 from . import choice
 from .evidence import findings_of
 from .run import Run, parts_of
+from .utility import few_shots_of
 
 if TYPE_CHECKING:
     from ..release.charts import Curve
@@ -66,7 +67,7 @@ def report(run: Run) -> Path:
         PrivateReport(
             protocol=run.protocol,
             verdict=read_verdict(run.folder / "verdict.json"),
-            findings=findings_of(run),
+            findings=findings_of(run) | few_shots_of(run),
             split=read_json(run.folder / "split" / "split.json"),
             panels=[*_beside_each_other(run), *private_pictures(run)],
             curves=[*choice.curves(run), *curves_of(run)],

@@ -19,15 +19,16 @@ from ..data.lessons import Show
 from ..errors import DataError, ProtocolError
 from ..finding import Finding, read_findings, write_findings
 from ..protocol import set_knobs
-from ..runtime import run_stage
+from ..runtime import read_stage, run_stage
 from .augment import make_children
-from .evidence import check_one_process, remaining, teacher
+from .judge import check_one_process, remaining, teacher
 from .run import Progress, Run, parts_of, silent
 
 if TYPE_CHECKING:
     from ..validation.few_shot import StandIn
     from ..validation.schooling import School
 
+FEW_SHOT = "utility.few_shot."
 CHANGEABLE = ("validate.utility.", "augment.")
 
 
@@ -60,6 +61,16 @@ def utility(
     return list(read_findings(run.folder / "utility" / "findings.jsonl").values())
 
 
+def few_shots_of(run: Run) -> dict[str, Finding]:
+    """Return the few-shot table's findings, for the page that stays inside; none where there is no
+    table or it was made beside other evidence than there is now."""
+    made, evidence = (read_stage(run.folder / name) for name in ("utility", "evidence"))
+    if made is None or evidence is None or made.inputs["evidence"] != evidence.digest:
+        return {}
+    found = read_findings(run.folder / "utility" / "findings.jsonl")
+    return {name: item for name, item in found.items() if name.startswith(FEW_SHOT)}
+
+
 def _changed(study: protocol.Protocol, changes: Mapping[str, Any]) -> protocol.Protocol:
     others = [name for name in changes if not name.startswith(CHANGEABLE)]
     if others:
@@ -78,13 +89,13 @@ def _measure(
     from ..validation import few_shot
     from ..validation import utility as compared
 
-    school = _school(run, folder / "blocks" / "answers", settings, progress)
+    school = school_of(run, folder / "blocks" / "answers", settings, progress)
     if school.attribute is None:
         raise DataError(
             "no label can be learned: expected an attribute of which training and held-out "
-            "patients have two values or more, eight patients each"
+            "patients have two values or more, eight patients each, and synthetic images one"
         )
-    if _as_validated(run, settings):
+    if as_validated(run, settings):
         known = read_findings(run.folder / "evidence" / "findings.jsonl")
         found = [item for name, item in known.items() if name.startswith("utility.")]
     else:
@@ -93,14 +104,15 @@ def _measure(
     write_findings(folder / "findings.jsonl", [*found, *few_shot.compare(school, stand_in)])
 
 
-def _as_validated(run: Run, settings: protocol.Utility) -> bool:
+def as_validated(run: Run, settings: protocol.Utility) -> bool:
     """True where `validate` measured by these settings: few shots play no part in it."""
     before = run.protocol.validate_.utility
     few = {"shots": settings.shots, "alpha": settings.alpha}
     return before is not None and before.model_copy(update=few) == settings
 
 
-def _school(run: Run, folder: Path, settings: protocol.Utility, progress: Progress) -> School:
+def school_of(run: Run, folder: Path, settings: protocol.Utility, progress: Progress) -> School:
+    """Return who learns what of a run, the answers kept in `folder`."""
     from ..validation.schooling import School
 
     cohort, parts = parts_of(run)
@@ -190,7 +202,7 @@ def _tell_worth(item: Finding) -> list[str]:
 def _tell_few_shot(known: Mapping[str, Finding]) -> list[str]:
     from ..validation.few_shot import ARMS
 
-    shots = sorted({int(n.split(".")[2]) for n in known if n.startswith("utility.few_shot.")})
+    shots = sorted({int(n.split(".")[2]) for n in known if n.startswith(FEW_SHOT)})
     lines = ["real images a class  " + "  ".join(f"{arm:<22}" for arm in ARMS).rstrip()]
     for count in shots:
         row = [_ends(known[f"utility.few_shot.{count}.{arm}"]) for arm in ARMS]

@@ -17,13 +17,13 @@ from ..data.lessons import Lesson, Show
 from ..finding import Finding
 from .resampling import Resampled
 from .schooling import School
-from .utility import difference, finding
+from .utility import CHANGED, difference, finding
 
 ARMS = {
     "plain": "as they are",
-    "classical": "flipped and by RandAugment",
+    "classical": CHANGED,
     "children": "with children standing in for them",
-    "both": "with children standing in for them, flipped and by RandAugment",
+    "both": f"with children standing in for them, {CHANGED}",
 }
 BESIDE = {"classical": "plain", "children": "plain", "both": "classical"}
 
@@ -55,7 +55,7 @@ def _one_row(school: School, shots: int, stand_in: StandIn) -> Iterator[Finding]
     }  # fmt: skip
     for arm, area in areas.items():
         yield finding(
-            _name(shots, arm), area, school,
+            school, _name(shots, arm), area,
             f"learned from {shots} real images of each class, {ARMS[arm]}",
             reference=None if arm == "plain" else areas["plain"].value,
             reference_is="" if arm == "plain" else "the same images as they are",

@@ -21,6 +21,7 @@ from ..data.lessons import Lesson, Show, Teach, show_cohorts
 from ..errors import DataError
 from ..protocol import Utility
 from ..runtime import derive_seed, write_bytes
+from . import worth
 from .agreement import FEWEST, MOST, values_of
 from .trials import Trials
 
@@ -60,14 +61,16 @@ class School:
         if wanted is not None and wanted not in able:
             raise DataError(
                 f"validate.utility.attribute is {wanted}: expected an attribute with 2 to {MOST} "
-                f"values that {FEWEST} training and {FEWEST} held-out patients or more have each; "
-                f"there is {', '.join(able) or 'none'}"
+                f"values that {FEWEST} training and {FEWEST} held-out patients or more have each, "
+                f"and synthetic images too; there is {', '.join(able) or 'none'}"
             )
         return wanted or next(iter(able), None)
 
     def _values(self, attribute: str) -> tuple[str, ...]:
         held = set(values_of(self.holdout, attribute))
-        return tuple(value for value in values_of(self.train, attribute) if value in held)
+        made = set(self.synthetic.labels(attribute))
+        found = tuple(value for value in values_of(self.train, attribute) if value in held)
+        return found if made & set(found) else ()
 
     @cached_property
     def values(self) -> tuple[str, ...]:
@@ -93,6 +96,30 @@ class School:
             trainings=self.settings.trainings,
             draws=self.draws,
             rng=np.random.default_rng(derive_seed(self.seed, "utility", "intervals")),
+        )
+
+    # In words -------------------------------------------------------------------------------------
+
+    scale = "area under the curve"
+
+    @cached_property
+    def made(self) -> int:
+        """How many synthetic images are learned from."""
+        return len(self.known(self.synthetic))
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """The numbers of real images on the learning curve."""
+        return worth.sizes(len(self.known(self.train)), len(self.values))
+
+    @property
+    def how(self) -> str:
+        """What the methods of all numbers end with."""
+        settings = self.settings
+        return (
+            f"{self.attribute} ({', '.join(self.values)}) by a small ResNet that sees "
+            f"{settings.images:,} images, repeats counted; mean of {settings.trainings} trainings; "
+            f"bootstrap over held-out patients and Student's t over trainings"
         )
 
     # Who is learned from --------------------------------------------------------------------------
@@ -162,22 +189,27 @@ class School:
         found = []
         for number in range(self.settings.trainings):
             path = self.folder / f"{name}-{number}.npy"
-            if not path.exists():
-                self._teach(path, lesson_of(number))
-            found.append(np.load(path, allow_pickle=False))
+            found.append(kept(path, lambda work, n=number: self._answer(lesson_of(n), work)))
             self.progress(f"utility: {name}", (number + 1) / self.settings.trainings)
         return np.stack(found)
 
-    def _teach(self, path: Path, lesson: Lesson) -> None:
-        work = path.with_suffix("")
-        work.mkdir(parents=True, exist_ok=True)
+    def _answer(self, lesson: Lesson, work: Path) -> np.ndarray:
         classify = self.teach(lesson, work)
         said = np.full((len(self.holdout), lesson.values), 1 / lesson.values, np.float32)
         asked = np.flatnonzero(self.truth >= 0)
         for start in range(0, len(asked), ASKED):
             few = asked[start : start + ASKED]
             said[few] = classify(self.holdout.floats(few))
+        return said
+
+
+def kept(path: Path, make: Callable[[Path], np.ndarray]) -> np.ndarray:
+    """Return the array of a file, or make it, in a folder for what makes it, and keep it there."""
+    if not path.exists():
+        work = path.with_suffix("")
+        work.mkdir(parents=True, exist_ok=True)
         file = io.BytesIO()
-        np.save(file, said, allow_pickle=False)
+        np.save(file, make(work), allow_pickle=False)
         write_bytes(path, file.getvalue())
         shutil.rmtree(work)
+    return np.load(path, allow_pickle=False)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -23,8 +24,25 @@ from .trials import share
 
 LEAST = 20  # held-out patients of a group that is looked at apart
 HALF = 0.5
+CHANGED = "flipped where the domain allows it and by RandAugment"
 REAL = "the same, learned from all real training images"
 UP = "higher is better"
+KINDS = ("trtr", "tstr", "mixed")
+UNITS = {
+    "recall": "share of each class",
+    "balanced_accuracy": "share of each class",
+    "dice": "0 to 1",
+}
+
+
+class Asked(Protocol):
+    """Who learns and is asked: how many synthetic images there are, the sizes of real cohorts on
+    the learning curve, what is compared and how, in words."""
+
+    made: int
+    sizes: list[int]
+    scale: str
+    how: str
 
 
 def measure(case: Case) -> Iterable[Finding]:
@@ -64,77 +82,54 @@ def compare(school: School) -> Iterator[Finding]:
         return
     said = answers(school)
     areas = {name: school.trials.area(row) for name, row in said.items()}
-    for name in ("trtr", "tstr", "mixed"):
-        yield from _scores(school, name, said, areas)
-    yield difference(school, "utility.tstr_gap", areas["tstr"] - areas["trtr"], "TSTR less TRTR")
-    yield difference(
-        school, "utility.mixed_gain", areas["mixed"] - areas["trtr"],
-        "learned from real and synthetic images, less from real ones alone",
-    )  # fmt: skip
-    yield worth_of(school, areas)
+    right = {name: school.trials.accuracy(said[name]) for name in KINDS}
+    yield from scores(school, "utility.{}.auc", areas, chance=HALF)
+    yield from scores(school, "utility.{}.balanced_accuracy", right, chance=1 / len(school.values))
+    yield from differences(school, "utility.{}", areas)
+    yield worth_of(school, "utility.worth", areas, chance=HALF)
     yield from _recalls(school, said)
     yield from _groups(school, said)
 
 
 def answers(school: School) -> dict[str, np.ndarray]:
-    """Return what networks say of the held-out images, (S, N, K) by what they learned from: `tstr`,
-    `trtr`, `mixed`, and `real-M` for M real images."""
+    """Return what networks say of the held-out images, (S, N, K) by what they learned from: KINDS,
+    and `real-M` for M real images."""
     real = (school.train, school.known(school.train))
     made = (school.synthetic, school.known(school.synthetic))
-    kinds = {"tstr": [made], "trtr": [real], "mixed": [real, made]}
+    kinds = dict(zip(KINDS, ([real], [made], [real, made]), strict=True))
     said = {
         name: school.ask(name, lambda number, n=name, p=parts: school.lesson(p, n, number))
         for name, parts in kinds.items()
     }
-    for count in _sizes(school)[:-1]:
+    for count in school.sizes[:-1]:
         name = f"real-{count}"
         said[name] = school.ask(name, lambda number, c=count, n=name: school.lesson(
             [(school.train, school.some(c, number))], n, number))  # fmt: skip
     return said
 
 
-def _sizes(school: School) -> list[int]:
-    return worth.sizes(len(school.known(school.train)), len(school.values))
-
-
-def say_how(school: School) -> str:
-    """Return what all numbers' methods end with."""
-    settings = school.settings
-    return (
-        f"{school.attribute} ({', '.join(school.values)}) by a small ResNet that sees "
-        f"{settings.images:,} images, flipped and by RandAugment; mean of {settings.trainings} "
-        f"trainings; bootstrap over held-out patients and Student's t over trainings"
-    )
-
-
 # Findings -----------------------------------------------------------------------------------------
 
 
-def _scores(school: School, name: str, said, areas: Mapping[str, Resampled]) -> Iterator[Finding]:
-    """Say how well one kind of training does, beside training on real images (itself: chance)."""
-    trials, made, real = school.trials, len(school.known(school.synthetic)), _sizes(school)[-1]
-    words = {
-        "tstr": f"learned from {made:,} synthetic images",
-        "trtr": f"learned from {real:,} real images",
-        "mixed": f"learned from {real:,} real and {made:,} synthetic images",
-    }
-    for measure_, score, floor in (
-        ("auc", areas, HALF),
-        ("balanced_accuracy", {n: trials.accuracy(said[n]) for n in (name, "trtr")},
-         1 / len(school.values)),
-    ):  # fmt: skip
-        found = score[name]
+def scores(
+    school: Asked, form: str, found: Mapping[str, Resampled], *, chance: float
+) -> Iterator[Finding]:
+    """Say how well each of KINDS does, beside training on real images (itself: chance)."""
+    made, real = f"{school.made:,} synthetic", f"{school.sizes[-1]:,} real"
+    words = {"trtr": real, "tstr": made, "mixed": f"{real} and {made}"}
+    for name in KINDS:
+        alone = name == "trtr"
         yield finding(
-            f"utility.{name}.{measure_}", found, school, words[name],
-            reference=floor if name == "trtr" else score["trtr"].value,
-            reference_is="chance" if name == "trtr" else REAL,
+            school, form.format(name), found[name], f"learned from {words[name]} images, {CHANGED}",
+            reference=chance if alone else found["trtr"].value,
+            reference_is="chance" if alone else REAL,
         )  # fmt: skip
 
 
 def finding(
+    school: Asked,
     name: str,
     score: Resampled,
-    school: School,
     words: str,
     *,
     reference: float | None,
@@ -142,40 +137,47 @@ def finding(
 ) -> Finding:
     """Return a score of trainings, from 0 to 1, as a finding."""
     ends = share(score)
-    unit = "probability" if "auc" in name.split(".") else "share of each class"
+    units = (unit for part, unit in UNITS.items() if part in name.split("."))
     return Finding(
-        name, ends.value, ends.low, ends.high, score.images, unit, UP,
-        f"{words}; {say_how(school)}", reference, reference_is,
+        name, ends.value, ends.low, ends.high, score.images, next(units, "probability"), UP,
+        f"{words}; {school.how}", reference, reference_is,
     )  # fmt: skip
 
 
-def difference(school: School, name: str, score: Resampled, words: str) -> Finding:
+def differences(school: Asked, form: str, found: Mapping[str, Resampled]) -> Iterator[Finding]:
+    """Say how far TSTR is from TRTR, and what synthetic images add to real ones."""
+    gap, gain = found["tstr"] - found["trtr"], found["mixed"] - found["trtr"]
+    yield difference(school, form.format("tstr_gap"), gap, "TSTR less TRTR")
+    words = "learned from real and synthetic images, less from real ones alone"
+    yield difference(school, form.format("mixed_gain"), gain, words)
+
+
+def difference(school: Asked, name: str, score: Resampled, words: str) -> Finding:
     """Return the difference of two scores as a finding."""
-    ends = share(score, lowest=-1.0) if score.value not in (0.0, 1.0) else score.estimate()
+    found = score.estimate()
+    low, high = np.clip([found.low, found.high], -1.0, 1.0).tolist()
     return Finding(
-        name, ends.value, ends.low, ends.high, score.images,
-        "area under the curve", UP, f"{words}, of the same held-out images; {say_how(school)}",
-        0.0, "no difference",
+        name, found.value, low, high, score.images, school.scale, UP,
+        f"{words}, of the same held-out images; {school.how}", 0.0, "no difference",
     )  # fmt: skip
 
 
-def worth_of(school: School, areas: Mapping[str, Resampled]) -> Finding:
+def worth_of(school: Asked, name: str, found: Mapping[str, Resampled], *, chance: float) -> Finding:
     """Say how many real images are as good as the synthetic ones."""
-    counts = _sizes(school)
-    curve = {count: areas[f"real-{count}"] for count in counts[:-1]} | {counts[-1]: areas["trtr"]}
-    ends = worth.read(curve, areas["tstr"], chance=HALF).estimate()
-    made = len(school.known(school.synthetic))
-    words = f"real images that teach as much as the {made:,} synthetic ones"
+    counts = school.sizes
+    curve = {count: found[f"real-{count}"] for count in counts[:-1]} | {counts[-1]: found["trtr"]}
+    ends = worth.read(curve, found["tstr"], chance=chance).estimate()
+    words = f"real images that teach as much as the {school.made:,} synthetic ones"
     if np.isnan(ends.value):
         words += ", which can't be told: all real images together teach nothing clearly"
     elif ends.low <= counts[0] and ends.high >= counts[-1]:
         words += ", which can't be told: the interval is as wide as the learning curve"
     return Finding(
-        "utility.worth", ends.value, ends.low, ends.high, areas["tstr"].images, "real images", UP,
-        f"{words}; read from AUC after learning from {', '.join(map(str, counts))} real images, of "
-        f"as many patients as can be (0 = chance; {counts[-1]:,} = all that there are, or more); "
-        f"{say_how(school)}",
-        float(made), "as many real images as synthetic ones: one for one",
+        name, ends.value, ends.low, ends.high, found["tstr"].images, "real images", UP,
+        f"{words}; read from the {school.scale} after learning from "
+        f"{', '.join(map(str, counts))} real images, of as many patients as can be (0 = chance; "
+        f"{counts[-1]:,} = all that there are, or more); {school.how}",
+        float(school.made), "as many real images as synthetic ones: one for one",
         curve=tuple((float(count), curve[count].value) for count in counts),
     )  # fmt: skip
 
@@ -185,7 +187,7 @@ def _recalls(school: School, said: Mapping[str, np.ndarray]) -> Iterator[Finding
     for number, value in enumerate(school.values):
         found, real = (school.trials.recall(said[n], number) for n in ("tstr", "trtr"))
         yield finding(
-            f"utility.tstr.recall.{word(value)}", found, school,
+            school, f"utility.tstr.recall.{word(value)}", found,
             f"share of {value} called so by networks that learned from synthetic images",
             reference=real.value, reference_is=REAL,
         )  # fmt: skip
@@ -197,7 +199,7 @@ def _groups(school: School, said: Mapping[str, np.ndarray]) -> Iterator[Finding]
     for attribute, value, inside in groups(school):
         found, real = (school.trials.area(said[n], inside) for n in ("tstr", "trtr"))
         yield finding(
-            f"utility.tstr.auc.{word(attribute)}.{word(value)}", found, school,
+            school, f"utility.tstr.auc.{word(attribute)}.{word(value)}", found,
             f"held-out patients of {attribute}: {value}; learned from synthetic images",
             reference=real.value, reference_is=REAL,
         )  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from known_truth import SETTINGS, SIZE_PX, blind, cohort, make_case, masked
+from known_truth import SETTINGS, SIZE_PX, blind, cohort, make_case
 from made_school import SETTINGS as SCHOOL
 from made_school import learn_quickly, patterned
 
@@ -43,11 +43,6 @@ def findings(tmp_path_factory):
         teach=learn_quickly,
     )
     return found + list(measures()["utility"](learned))
-
-
-def dark(images):
-    """Find the darkest pixels of the middle channel."""
-    return (images[:, 1] < np.quantile(images[:, 1], 0.1)).astype(np.uint8)
 
 
 def test_every_finding_stands_on_the_page_with_its_direction(findings):

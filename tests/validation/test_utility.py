@@ -173,6 +173,8 @@ def test_what_can_not_be_learned_is_said_or_left_out(tmp_path):
         "chest_xray", tuple(replace(r, labels={}) for r in HOLDOUT.records), HOLDOUT.pixels
     )
     assert found(tmp_path, FRESH, holdout=bare) == {}
+    mute = tuple(replace(r, labels={}) for r in FRESH.records)
+    assert found(tmp_path, Cohort("chest_xray", mute, FRESH.pixels)) == {}
 
 
 def test_synthetic_images_without_the_label_are_left_out(tmp_path):
