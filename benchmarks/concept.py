@@ -27,7 +27,7 @@ from medsynth.data import phantoms
 from medsynth.finding import Finding, write_findings
 from medsynth.models.prompted import open_denoiser
 from medsynth.pictures import grid_png
-from medsynth.pipeline.judge import teacher
+from medsynth.pipeline.evidence import teacher
 from medsynth.pipeline.run import open_autoencoder
 from medsynth.release.pictures import encode_png
 from medsynth.runtime import choose_device, derive_seed

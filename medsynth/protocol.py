@@ -828,8 +828,21 @@ class Validate(Section):
     region_images: Annotated[int, Field(ge=0)] | None = None
     """At most so many synthetic images, drawn at random, are searched for copied regions, and as
     many held-out ones; null takes 200, 0 leaves them out."""
+    segmenter_images: Annotated[int, Field(ge=1, le=6000)] | None = None
+    """Images that each segmenter of `medsynth fidelity --masks` sees in training, repeats counted;
+    null takes 6000."""
     utility: Utility | None = None
     """Measure of what use the images are; null does not, {} does with these defaults."""
+
+
+class Waiver(Section):
+    """Leave a rule out of the decision. It is judged all the same, and who waived it and why stand
+    on top of every card and report."""
+
+    reason: Annotated[str, Field(min_length=10)]
+    """Why, in a sentence for whoever gets the release."""
+    by: Annotated[str, Field(min_length=3)]
+    """Name of who decided so; it is published."""
 
 
 class Rule(Section):
@@ -976,12 +989,74 @@ class Protocol(Section):
         return self
 
     @model_validator(mode="after")
+    def _autoencoder_is_no_secret(self) -> Protocol:
+        if self.diffusion.private is not None and self.autoencoder.fine_tuned:
+            raise ValueError(
+                "diffusion.private does not cover an autoencoder that is fine-tuned on patients: "
+                "take its weights as they are (source: public), if no patient had a part in them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _masks_are_guarded(self) -> Protocol:
+        if self.masks is None:
+            return self
+        if self.diffusion.private is not None:
+            raise ValueError(
+                "diffusion.private covers neither the masks' denoiser nor the control, which see "
+                "patients without noise: masks must be null"
+            )
+        if not any(rule.finding.startswith("masks.") for rule in self.gate.rules):
+            raise ValueError(
+                "with masks at least one rule must be on a masks finding: a copied mask is a leak "
+                "where no pixel of the image is copied"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _what_is_judged_is_measured(self) -> Protocol:
         asked = [rule.finding for rule in self.gate.rules if rule.finding.startswith("utility.")]
         if asked and self.validate_.utility is None:
             raise ValueError(
                 f"the rule on {asked[0]} needs validate.utility, which is null: {{}} takes its "
                 f"defaults"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_guarded(self) -> Protocol:
+        rules = [rule.finding for rule in self.gate.rules if rule.waived is None]
+        guarded = any(fnmatchcase(WHITE_BOX, finding) for finding in rules)
+        if self.card.weights and (not guarded or self.validate_.white_box_images == 0):
+            raise ValueError(
+                f"card.weights needs a rule on {WHITE_BOX} that is not waived, and "
+                f"validate.white_box_images above 0: whoever has the weights can ask them who was "
+                f"trained on"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_network_draws(self) -> Protocol:
+        others = {"masks": self.masks, "diffusion.base": self.diffusion.base}
+        if self.sample.student is not None:
+            for name in (name for name, given in others.items() if given is not None):
+                raise ValueError(
+                    f"sample.student learns from a denoiser that is trained here and draws images "
+                    f"alone: one of sample.student and {name} must be null"
+                )
+        if self.card.weights and self.diffusion.base is not None:
+            raise ValueError(
+                "card.weights releases networks that are trained here: with diffusion.base, which "
+                "others made, it must be false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _student_can_begin(self) -> Protocol:
+        if self.sample.student is not None and self.diffusion.objective == "eps":
+            raise ValueError(
+                "sample.student begins in pure noise, where objective eps says nothing of the "
+                "image: diffusion.objective must be v or flow"
             )
         return self
 

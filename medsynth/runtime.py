@@ -24,15 +24,13 @@ from typing import Any
 from . import __version__
 from .errors import StageError, StaleError
 
-RECORDED_PACKAGES = (
-    "torch", "monai", "diffusers", "transformers", "accelerate", "opacus", "numpy", "pydicom",
-)  # fmt: skip
-# Files that say how long things took, or show how it went, are no part of a stage's digest.
+RECORDED = ("torch", "monai", "diffusers", "transformers", "accelerate", "opacus",
+            "numpy", "pydicom")  # fmt: skip
+# Files of how long things took, or of how it went, are no part of a stage's digest.
 VOLATILE = ("log.jsonl", "stage.json", "key.json", "files.jsonl", "previews")
 # What serves only to resume goes when the stage is done.
 SCRATCH_FOLDERS = ("state", "latents", "blocks", "secret", "checkpoints", "averages", "best")
-# What says itself for which inputs it is good outlives a change of the others.
-KEPT_FOLDERS = ("read",)
+KEPT_FOLDERS = ("read",)  # what says itself for which inputs it is good outlives a change
 PATIENCE = timedelta(days=30)  # of processes that wait for one another
 
 
@@ -315,7 +313,7 @@ def verify_stage(folder: Path) -> StageRecord:
 # The machine ------------------------------------------------------------------------------------
 
 
-def versions(packages: Iterable[str] = RECORDED_PACKAGES) -> dict[str, str]:
+def versions(packages: Iterable[str] = RECORDED) -> dict[str, str]:
     """Return the versions of Python, of medsynth and of those packages that are installed."""
     found = {"python": platform.python_version(), "medsynth": __version__}
     for name in packages:

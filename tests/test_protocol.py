@@ -296,8 +296,8 @@ def test_reference_shows_the_defaults_that_hold():
     study = parse(SMALLEST).to_dict()
     for knob in knobs():
         optional = ("adversarial.", "private.", "canaries.", "choose.", "told.", "averages.", "[]",
-                    "student.", "base.", "masks.", "control.", "concept.", "augment.",
-                    "utility.")  # fmt: skip
+                    "student.", "base.", "perceptual.", "masks.", "control.", "concept.",
+                    "augment.", "utility.")  # fmt: skip
         if knob.default and not any(part in knob.name for part in optional):
             value = study
             for part in knob.name.split("."):

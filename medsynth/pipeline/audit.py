@@ -34,7 +34,8 @@ from .audit_overlap import Sides, find, name_quarantined, read_sides
 from .audit_report import report
 from .audit_study import PARTS, WORDS, Folders, listing
 from .audit_words import claim, count_findings, overlap_sentences, quarantine_sentences
-from .judge import check_one_process, judge, open_lens, teacher
+from .evidence import check_one_process, open_lens, teacher
+from .judge import judge
 from .learn import make_lens
 from .run import Progress, Run, level_of_test, silent
 

@@ -40,7 +40,6 @@ from ..runtime import (
 from .audit_study import SMALLEST_PX, STEP_PX
 from .evidence import check_one_process, teacher
 from .fidelity_pictures import draw_pictures
-from .judge import check_one_process, teacher
 from .run import Progress, Run, silent
 from .segmented import fit_segmenters, say_lost
 
@@ -172,7 +171,7 @@ def fidelity(
         out / "evidence",
         lambda folder: _measure(run, asked, folder, progress),
         inputs=inputs,
-        settings={n: set_knobs(study.section(n)) for n in ("domain", "validate", "seed")},
+        settings={name: set_knobs(study.section(name)) for name in MEASURED},
     )
     answer = _answer(run, asked)
     if writes():
@@ -276,6 +275,10 @@ def _subject(run: Run, asked: Asked, folder: Path, progress: Progress) -> Subjec
     if len(cohort) > most:
         order = np.random.default_rng(derive_seed(seed, "chosen")).permutation(len(cohort))
         cohort = cohort.take(np.sort(order[:most]))
+    segmenter = None
+    if asked.masks is not None:
+        scratch = folder / "state"
+        segmenter = fit_segmenters(run, cohort, asked.images, asked.masks, scratch, progress)
     names = agreement.attributes(cohort)
     if names:
         check_one_process("medsynth fidelity, where there are labels,")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,6 @@ from ..finding import Finding, Verdict, read_verdict
 from ..rarity import RAREST, LeftOut, common
 from ..runtime import (
     digest_json,
-    ranks,
     read_json,
     verify_stage,
     write_json,
@@ -26,129 +24,9 @@ from .evidence import findings_of, read_evidence, remaining
 from .run import PLANS, Run, parts_of
 
 if TYPE_CHECKING:
-    from ..data.lessons import Teach
-    from ..validation.losses import Model
+    from ..release.weights import Weights
 
-
-def validate(run: Run, progress: Progress = silent) -> StageRecord:
-    """Measure everything into evidence/findings.jsonl; pictures of patients stay in private/.
-
-    Several processes divide the search; the first one does the rest.
-    """
-    return run.build("evidence", lambda folder: _validate(run, folder, progress), all_ranks=True)
-
-
-def _validate(run: Run, folder: Path, progress: Progress) -> None:
-    from ..validation import Case, measure_all
-    from ..validation.attack import run_attack
-
-    cohort, parts = parts_of(run)
-    if run.protocol.validate_.utility is not None:
-        check_one_process("validate.utility")
-    private = folder / "private"
-    private.mkdir(exist_ok=True)
-    case = Case(
-        settings=run.protocol.validate_,
-        domain=run.domain,
-        train=cohort.take(parts["train"]),
-        holdout=cohort.take(parts["holdout"]),
-        synthetic=Cohort.read(run.folder / "synthetic"),
-        lens=open_lens(run),
-        reconstruct=reconstructor(run),
-        seed=run.protocol.seed,
-        private=private,
-        scratch=folder / "blocks",
-        budget=_coverage(run),
-        model=open_model(run),
-        canaries=Canaries.read(run.folder / "diffusion"),
-        teach=teacher(run),
-        level=level_of_test(run.protocol),
-        progress=progress,
-    )
-    if writes():
-        write_findings(folder / "findings.jsonl", measure_all(case))
-    else:
-        run_attack(case)
-
-
-def _coverage(run: Run) -> budget.Coverage | None:
-    """Return what epsilon holds for the run's images, reckoned again; None without a budget.
-
-    Raises StaleError where the ledger says another epsilon than follows from its lines.
-    """
-    found = budget.read_coverage(run.folder, generator=run.protocol.sample.generator)
-    if found is None:
-        return None
-    ledger, coverage = found
-    again = budget.recompute(ledger)
-    if abs(again - ledger.epsilon) > 1e-3 * again:
-        raise StaleError(
-            f"diffusion/ledger.json says epsilon {ledger.epsilon:.6g}, and {again:.6g} follows "
-            f"from what it lists"
-        )
-    return coverage
-
-
-def open_lens(run: Run) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the run's lens as a function from images to features."""
-    from ..models.lens import Lens, features, open_weights
-
-    folder, settings = run.folder / "lens", run.protocol.lens
-    if settings.weights is None:
-        lens = Lens.load(folder / "lens.safetensors")
-    else:
-        lens = open_weights(folder / f"lens{Path(settings.weights).suffix}", settings.sha256)
-    return features(lens, device=choose_device())
-
-
-def open_model(run: Run) -> Model:
-    """Return what somebody who had the run's weights could ask of them."""
-    from ..models.denoiser import Denoiser
-    from ..validation.losses import open_model as ask
-    from ..vocabulary import Vocabulary
-
-    device, folder = choose_device(), run.folder / "diffusion"
-    return ask(
-        Denoiser.load(folder).to(device),
-        open_autoencoder(run, device),
-        Vocabulary.read(folder / "vocabulary.json"),
-        run.protocol.diffusion,
-        device=device,
-    )
-
-
-def check_one_process(what: str) -> None:
-    """Raise StageError where small networks are to be trained and several processes run."""
-    if ranks()[1] > 1:
-        raise StageError(
-            f"{what} trains small networks, which one process does: run the same command without "
-            f"torchrun"
-        )
-
-
-def teacher(run: Run) -> Teach:
-    """Return what trains a small network on a lesson."""
-    from ..training.classifier import fit_classifier
-
-    symmetry, device = run.domain.augmentations, choose_device()
-    return partial(fit_classifier, symmetry=symmetry, device=device)
-
-
-def reconstructor(run: Run):
-    """Return what passes images (N, C, H, W) in [-1, 1] through the run's autoencoder."""
-    import torch
-
-    device = choose_device()
-    autoencoder = open_autoencoder(run, device)
-
-    def reconstruct(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            parts = torch.from_numpy(images).split(64)
-            return torch.cat(
-                [autoencoder.reconstruct(part.to(device)).cpu() for part in parts]
-            ).numpy()
-
-    return reconstruct
+JUDGED = ("synthetic", "evidence")  # bound by digests of their own
 
 
 def check_fresh(run: Run) -> dict[str, str]:

@@ -21,7 +21,7 @@ from ..finding import Finding, read_findings, write_findings
 from ..protocol import set_knobs
 from ..runtime import read_stage, run_stage
 from .augment import make_children
-from .judge import check_one_process, remaining, teacher
+from .evidence import check_one_process, remaining, teacher
 from .run import Progress, Run, parts_of, silent
 
 if TYPE_CHECKING:

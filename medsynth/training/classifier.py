@@ -63,7 +63,7 @@ def fit_classifier(
     )
     order = derive_seed(lesson.seed, "classifier")
 
-    def batch(start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(start: int, count: int, own: slice) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = draw_evenly(
             lesson.classes, lesson.values,
             start=start, count=count, seed=order, groups=lesson.groups,
@@ -75,7 +75,7 @@ def fit_classifier(
         shown = torch.from_numpy(images).to(device)
         if lesson.classical and not lesson.another:
             shown = flip_and_turn(shown, symmetry)
-        return shown, torch.from_numpy(lesson.classes[chosen]).to(device)
+        return shown[own], torch.from_numpy(lesson.classes[chosen])[own].to(device)
 
     def loss(modules: Modules, drawn) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         value = F.cross_entropy(modules["classifier"](drawn[0]).float(), drawn[1])

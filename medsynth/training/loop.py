@@ -87,6 +87,7 @@ class Task:
     patience: int | None = None
     optimiser: Optimiser | None = None
     saves: int = SAVES
+    whole: bool = False
 
 
 def learning_rate(settings: Optimiser) -> Callable[[int], float]:

@@ -37,6 +37,7 @@ class Case:
     tables of single patients, which never leave the hospital. `budget` is what epsilon holds for
     the images; None where none is claimed. `model` is what somebody with the weights could ask;
     None where there are none. `canaries` were planted for it to learn; None where none were.
+    `paired` is what masks are judged by, where the synthetic images have some; None where not.
     `teach` trains a network on a lesson, in a folder for its state; None where nothing is learned.
     `level` is that of the gate's rule on the cohort's test, of which attempt j gets 1 / 2^j.
     `progress` is told (what, share).
@@ -55,6 +56,7 @@ class Case:
     budget: Coverage | None = None
     model: Model | None = None
     canaries: Canaries | None = None
+    paired: Paired | None = None
     teach: Teach | None = None
     level: float = 0.05
     progress: Callable[[str, float], None] = lambda what, share: None
@@ -93,7 +95,7 @@ def measures() -> Mapping[str, Measure]:
     }
 
 
-QUALITY = ("fidelity", "reconstruction", "utility")
+QUALITY = ("fidelity", "reconstruction", "utility", "pairs")
 
 
 def measure_all(case: Case) -> list[Finding]:
