@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -238,3 +239,59 @@ def test_room_is_reserved_before_a_file_is_written_through_memory(tmp_path, monk
     latents[-1] = 1
     latents.flush()
     assert np.load(path)[-1].min() == 1
+
+
+def can_mount() -> bool:
+    apart = ["unshare", "-m", "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/mnt"]
+    return (
+        shutil.which("unshare") is not None
+        and not subprocess.run(apart, capture_output=True, check=False).returncode
+    )
+
+
+FULL_DISK = """
+import os, pathlib, subprocess, sys
+from medsynth.errors import StageError
+from medsynth.ownership import working_in
+from medsynth.runtime import digest_files, run_stage, write_bytes
+
+place = pathlib.Path(sys.argv[1])
+mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+subprocess.run(mount, check=True)
+
+def stage(name, inputs):
+    def build(workspace):
+        for i in range(6):
+            part = workspace / f"{i}.bin"
+            if not part.exists():
+                write_bytes(part, bytes([i]) * 150_000)
+    with working_in(place / "run"):
+        return run_stage(place / "run" / name, build, inputs=inputs, settings=None)
+
+first = stage("intake", {})
+try:
+    stage("split", {"intake": first.digest})
+except StageError as error:
+    print(error)
+print(sorted(p.name for p in (place / "run").iterdir()))
+print(digest_files(place / "run" / "intake", skip=["stage.json", "key.json"]) == first.outputs)
+subprocess.run([*mount[:4], "remount,size=4m", *mount[5:]], check=True)
+print(stage("split", {"intake": first.digest}).digest == first.digest)
+subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+try:
+    stage("lens", {})
+except StageError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not can_mount(), reason="no right to mount a small disk")
+def test_a_small_disk_fills_up_and_nothing_is_lost(tmp_path):
+    """Six files of 150 kB a stage do not go twice into 1 MiB; with more room it goes on."""
+    command = ["unshare", "-m", sys.executable, "-c", FULL_DISK, tmp_path]
+    said = subprocess.check_output(command, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    full, names, whole, same, shut = said.splitlines()
+    assert full.startswith("the disk of run/ is full (0.00 GiB free")
+    assert names == "['intake', 'split.tmp']"
+    assert (whole, same) == ("True", "True")
+    assert shut.startswith("run/ can't be written to: it is read-only here")
