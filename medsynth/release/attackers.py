@@ -129,11 +129,13 @@ NEVER_ASKED = (
 @dataclass(frozen=True)
 class Answer:
     """What one attack found: `status` in a few words; `found` and `power` are (finding, what its
-    rule said or "no rule"); `missing` names the findings that are no numbers."""
+    rule said or "no rule"), of `power` those that show that the attack finds what is there, of
+    `gaps` those that show that it does not; `missing` names the findings that are no numbers."""
 
     attack: Attack
     found: tuple[tuple[Finding, str], ...]
     power: tuple[Finding, ...]
+    gaps: tuple[Finding, ...]
     missing: tuple[str, ...]
 
     @property
@@ -144,9 +146,9 @@ class Answer:
     def status(self) -> str:
         if not self.measured:
             return "tried, without a number" if self.missing else "not measured"
-        if self.power or not self.attack.power:
-            return "measured"
-        return "measured, and not shown to work"
+        if self.attack.power and not self.power:
+            return "measured, and not shown to work"
+        return "measured, with gaps" if self.gaps else "measured"
 
 
 def answers(findings: Mapping[str, Finding], judgements: Iterable[Judgement] = ()) -> list[Answer]:
@@ -179,7 +181,8 @@ def not_measured(findings: Mapping[str, Finding]) -> list[str]:
 
 def not_concluded(findings: Mapping[str, Finding], *, passed: bool) -> list[str]:
     """Say in sentences what may not be concluded, whatever the verdict is."""
-    asked_model = "membership.model.p_value" in findings
+    asked = findings.get("membership.model.p_value")
+    asked_model = asked is not None and asked.is_number
     sentences = [
         "That the images are anonymous in the sense of the law. That is for the data holder to "
         "judge, with this evidence at hand.",
@@ -196,7 +199,7 @@ def not_concluded(findings: Mapping[str, Finding], *, passed: bool) -> list[str]
 
 
 def say(finding: Finding) -> str:
-    """Say a finding as "copy rate 0 % (interval 0 % to 1.4 %; held-out patients 1 %; n = 300)"."""
+    """Say a finding as "copy rate 0 % (interval 0 % to 1.4 %; 1 % for …; n = 300)"."""
     if not finding.is_number:
         return f"{wording.title(finding.name)}: not a number"
     span = wording.interval(finding)
@@ -211,11 +214,13 @@ def say(finding: Finding) -> str:
 
 def _answer(attack: Attack, findings: Mapping[str, Finding], said: Mapping[str, str]) -> Answer:
     tried = [findings[name] for name in attack.found if name in findings]
-    power = (_weakest(name, findings) for name in attack.power)
+    weakest = (_weakest(name, findings) for name in attack.power)
+    power = [finding for finding in weakest if finding is not None]
     return Answer(
         attack,
         tuple((f, said.get(f.name, "no rule")) for f in tried if f.is_number),
-        tuple(f for f in power if f is not None),
+        tuple(f for f in power if _shows(f)),
+        tuple(f for f in power if not _shows(f)),
         tuple(f.name for f in tried if not f.is_number),
     )
 
@@ -230,6 +235,13 @@ def _weakest(name: str, findings: Mapping[str, Finding]) -> Finding | None:
     lower = parts and parts[0].direction == "lower is better"
     ordered = sorted(parts, key=lambda finding: finding.value, reverse=bool(lower))
     return ordered[0] if ordered else None
+
+
+def _shows(power: Finding) -> bool:
+    """Return True if a finding says that an attack sees more than nothing, or than chance."""
+    if power.direction == "lower is better":  # the smallest share that is seen; 1 = none is
+        return power.value < 1
+    return power.low > (power.reference or 0.0)
 
 
 def _bounds(findings: Mapping[str, Finding]) -> str:

@@ -1,6 +1,7 @@
 """What the cards say: how the images were drawn, who may attack, what the model gives away."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,25 @@ def test_the_privacy_report_says_who_attacks_with_which_power_and_what_stays_ope
     assert "anonymous in the sense of the law" in open_
     for sentence in made_up_study["verdict"].claim:
         assert sentence in text
+
+
+def test_an_attack_that_misses_what_was_planted_is_said_to_be_blind(made_up_study):
+    findings = dict(made_up_study["findings"])
+    findings["memorization.recall.crop"] = replace(
+        findings["memorization.recall.crop"], value=0.04, low=0.0, high=0.2
+    )
+    text = privacy_report(cards(made_up_study, findings=findings))
+    assert "*Measured, and not shown to work.*" in text
+    assert "- Shown to work: no\n- Blind: recall, crop 4 % (interval 0 % to 20 %; n = 25)" in text
+    seen = Finding("memorization.smallest_rate", 0.02, 0.01, 0.03, 300,
+                   "share of synthetic images", "lower is better", "mixes")  # fmt: skip
+    text = privacy_report(cards(made_up_study, findings=findings | {seen.name: seen}))
+    assert "*Measured, with gaps.*" in text
+    assert "copies fewer than 2 % of them may go unseen" in text
+    none = replace(seen, value=1.0, high=1.0)
+    text = privacy_report(cards(made_up_study, findings=findings | {seen.name: none}))
+    assert "no share of copies that was tried would be seen reliably" in text
+    assert "*Measured, and not shown to work.*" in text
 
 
 def test_an_attack_without_a_number_is_said_to_be_one(made_up_study):
