@@ -121,7 +121,8 @@ QUALITIES = (
 NEVER_ASKED = (
     "What several releases of the same patients tell together.",
     "What an attacker learns with true knowledge from elsewhere about this hospital.",
-    "Whether labels in rare combinations point to a person.",
+    "Whether a combination of labels points to a person. medsynth draws no rare one; an audit of "
+    "other images does not look.",
     "Leakage that none of the tests above looks for.",
 )
 
