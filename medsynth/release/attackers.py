@@ -113,6 +113,14 @@ ATTACKS = (
         "a proof needs no attack",
     ),
 )
+OF_MASKS = Attack(
+    "Reader: has the released masks as well",
+    "Is a mask a real patient's, under a new image?",
+    "every mask is laid over every real one, as images are",
+    ("masks.copy_rate", "masks.p_value", "masks.exact_copies"),
+    ("masks.smallest_rate", "masks.recall"),
+    "copied parts of a mask; masks that many people share",
+)
 QUALITIES = (
     ("reconstruction", "How faithfully the autoencoder keeps an image."),
     ("fidelity", "How close the cohort as a whole comes to real images."),
@@ -153,9 +161,12 @@ class Answer:
 
 
 def answers(findings: Mapping[str, Finding], judgements: Iterable[Judgement] = ()) -> list[Answer]:
-    """Return one answer for each attack that medsynth knows, made or not, in a fixed order."""
+    """Return one answer for each attack that medsynth knows, made or not, in a fixed order; that on
+    masks only where there are some."""
     said = {item.finding: item.outcome for item in judgements}
-    return [_answer(attack, findings, said) for attack in ATTACKS]
+    masks = [OF_MASKS] if any(name.startswith("masks.") for name in findings) else []
+    every = (ATTACKS[0], *masks, *ATTACKS[1:])
+    return [_answer(attack, findings, said) for attack in every]
 
 
 def say_tried(answered: Sequence[Answer]) -> str:

@@ -62,6 +62,7 @@ def test_masks_leave_as_their_classes_under_their_images_names(released, study):
     classes = json.loads((released / "masks" / "classes.json").read_text())
     assert classes == {"0": "background", "1": "vessel", "3": "optic disc"}
     assert "1 vessel, 3 optic disc." in (released / "README.md").read_text()
+    assert "Is a mask a real patient's" in (released / "PRIVACY.md").read_text()
 
 
 def test_the_table_points_to_the_masks(released):
