@@ -166,6 +166,8 @@ def test_commands_of_a_page_do_what_they_say(page, here, monkeypatch):
 @pytest.mark.parametrize("page", ["received.md", "faq.md"])
 def test_python_of_a_page_runs(page, here, monkeypatch):
     monkeypatch.chdir(here)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(here / "cache"))
     path = next(path for path in PAGES if path.name == page)
     for block in blocks(path, "python"):
         exec(compile(block, page, "exec"), {})
