@@ -18,6 +18,9 @@ FROM_WEIGHTS = tuple(
 )
 
 
+SEEN = 0.5  # of what was planted, at the low end of the interval; as for a space of the search
+
+
 @dataclass(frozen=True)
 class Attack:
     """One leak: who is after what, and by which findings it is measured.
@@ -226,34 +229,33 @@ def say(finding: Finding) -> str:
 
 def _answer(attack: Attack, findings: Mapping[str, Finding], said: Mapping[str, str]) -> Answer:
     tried = [findings[name] for name in attack.found if name in findings]
-    weakest = (_weakest(name, findings) for name in attack.power)
-    power = [finding for finding in weakest if finding is not None]
+    power = [_parts(name, findings) for name in attack.power]
+    shown = [[f for f in parts if _shows(f)] for parts in power]
     return Answer(
         attack,
         tuple((f, said.get(f.name, "no rule")) for f in tried if f.is_number),
-        tuple(f for f in power if _shows(f)),
-        tuple(f for f in power if not _shows(f)),
+        tuple(parts[0] for parts in shown if parts),
+        tuple(f for parts in power for f in parts if not _shows(f)),
         tuple(f.name for f in tried if not f.is_number),
     )
 
 
-def _weakest(name: str, findings: Mapping[str, Finding]) -> Finding | None:
-    """Return what says how well an attack works: of its parts, as `NAME.crop`, the worst."""
-    parts = [
-        finding
-        for key, finding in findings.items()
-        if (key == name or key.startswith(f"{name}.")) and finding.is_number
-    ]
-    lower = parts and parts[0].direction == "lower is better"
-    ordered = sorted(parts, key=lambda finding: finding.value, reverse=bool(lower))
-    return ordered[0] if ordered else None
+def _parts(name: str, findings: Mapping[str, Finding]) -> list[Finding]:
+    """Return the parts of what says how well an attack works, as `NAME.crop`, the weakest first;
+    the finding itself where it has none."""
+    parts = [f for key, f in findings.items() if key.startswith(f"{name}.") and f.is_number]
+    if not parts:
+        return [f for key, f in findings.items() if key == name and f.is_number]
+    lower = parts[0].direction == "lower is better"
+    return sorted(parts, key=lambda finding: finding.value, reverse=lower)
 
 
 def _shows(power: Finding) -> bool:
-    """Return True if a finding says that an attack sees more than nothing, or than chance."""
+    """Return True if a finding says that an attack sees most of what is there, or, where there is
+    a reference, more than that."""
     if power.direction == "lower is better":  # the smallest share that is seen; 1 = none is
         return power.value < 1
-    return power.low > (power.reference or 0.0)
+    return power.low >= SEEN if power.reference is None else power.low > power.reference
 
 
 def _bounds(findings: Mapping[str, Finding]) -> str:

@@ -71,17 +71,42 @@ def test_an_attack_that_misses_what_was_planted_is_said_to_be_blind(made_up_stud
         findings["memorization.recall.crop"], value=0.04, low=0.0, high=0.2
     )
     text = privacy_report(cards(made_up_study, findings=findings))
-    assert "*Measured, and not shown to work.*" in text
-    assert "- Shown to work: no\n- Blind: recall, crop 4 % (interval 0 % to 20 %; n = 25)" in text
+    assert "*Measured, with gaps.*" in text
+    assert "- Shown to work: recall, elastic 88 %" in text  # the weakest of those that are seen
+    assert "- Blind: recall, crop 4 % (interval 0 % to 20 %; n = 25)" in text
+
+
+def test_an_audit_that_sees_no_number_of_copies_is_not_shown_to_work(made_up_study):
+    findings = {
+        name: found for name, found in made_up_study["findings"].items()
+        if not name.startswith("memorization.recall")
+    }  # fmt: skip
     seen = Finding("memorization.smallest_rate", 0.02, 0.01, 0.03, 300,
                    "share of synthetic images", "lower is better", "mixes")  # fmt: skip
     text = privacy_report(cards(made_up_study, findings=findings | {seen.name: seen}))
-    assert "*Measured, with gaps.*" in text
+    assert "*Measured.*" in text
     assert "copies fewer than 2 % of them may go unseen" in text
     none = replace(seen, value=1.0, high=1.0)
     text = privacy_report(cards(made_up_study, findings=findings | {seen.name: none}))
     assert "no share of copies that was tried would be seen reliably" in text
     assert "*Measured, and not shown to work.*" in text
+    assert "- Shown to work: no\n- Blind: smallest rate 100 %" in text
+
+
+def test_of_regions_the_sizes_that_are_not_seen_are_named(made_up_study):
+    rows = [
+        Finding(name, value, low, high, 60, "share", "higher is better", "planted regions")
+        for name, value, low, high in (
+            ("memorization.region_rate", 0.0, 0.0, 0.04),
+            ("memorization.region_recall", 0.3, 0.23, 0.37),
+            ("memorization.region_recall.half", 0.67, 0.53, 0.78),
+            ("memorization.region_recall.quarter", 0.03, 0.004, 0.12),
+        )
+    ]
+    findings = made_up_study["findings"] | {row.name: row for row in rows}
+    text = privacy_report(cards(made_up_study, findings=findings))
+    assert "- Shown to work: region recall, half 67 %" in text
+    assert "- Blind: region recall, quarter 3 %" in text
 
 
 def test_an_attack_without_a_number_is_said_to_be_one(made_up_study):
