@@ -42,7 +42,7 @@ def simplify(study: Protocol) -> Protocol:
             "diffusion": study.diffusion.model_copy(update={"choose": None, "canaries": None}),
             "masks": None,
             "sample": study.sample.model_copy(update={"labels": None, "student": None}),
-            "validate_": study.validate_.model_copy(update={"subgroups": None}),
+            "validate_": study.validate_.model_copy(update={"subgroups": None, "utility": None}),
         }
     )
 
