@@ -29,7 +29,7 @@ REAL = "the same, learned from all real training images"
 UP = "higher is better"
 KINDS = ("trtr", "tstr", "mixed")
 UNITS = {
-    "recall": "share of each class",
+    "recall": "share of its images",
     "balanced_accuracy": "share of each class",
     "dice": "0 to 1",
 }
