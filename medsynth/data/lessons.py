@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -44,6 +45,22 @@ Classify = Callable[[np.ndarray], np.ndarray]
 """(n, C, H, W) float32 in [-1, 1] -> (n, K) probabilities of the classes, float32."""
 Teach = Callable[[Lesson, Path], Classify]
 """A lesson, and a folder for the training's state -> a network that has learned it."""
+Find = Callable[[np.ndarray], np.ndarray]
+"""(n, C, H, W) float32 in [-1, 1] -> shares (n, K, H, W) of each pixel that classes cover."""
+
+
+class Segment(Protocol):
+    """Teaches a network to find masks (N, K, H, W) uint8 shares in images (N, C, H, W)."""
+
+    def __call__(
+        self,
+        images: np.ndarray,
+        maps: np.ndarray,
+        *,
+        seed: int,
+        folder: Path,
+        most_images: int,
+    ) -> Find: ...
 
 
 def show_cohorts(parts: Sequence[tuple[Cohort, np.ndarray]]) -> Show:

@@ -26,7 +26,7 @@ from .obeyed import judged_controls
 from .run import Progress, Run, level_of_test, open_autoencoder, parts_of, silent
 
 if TYPE_CHECKING:
-    from ..data.lessons import Teach
+    from ..data.lessons import Segment, Teach
     from ..validation.losses import Model
 
 JUDGED = ("synthetic", "evidence")  # bound by digests of their own
@@ -66,6 +66,7 @@ def _validate(run: Run, folder: Path, progress: Progress) -> None:
         canaries=Canaries.read(run.folder / "diffusion"),
         paired=open_paired(run, folder / "latents" / "segmenter", progress),
         teach=teacher(run),
+        segment=segmenter(run),
         level=level_of_test(run.protocol),
         progress=progress,
     )
@@ -138,6 +139,14 @@ def teacher(run: Run) -> Teach:
 
     symmetry, device = run.domain.augmentations, choose_device()
     return partial(fit_classifier, symmetry=symmetry, device=device)
+
+
+def segmenter(run: Run) -> Segment:
+    """Return what trains a small network to find masks."""
+    from ..training.segmenter import fit_segmenter
+
+    symmetry, device = run.domain.augmentations, choose_device()
+    return partial(fit_segmenter, symmetry=symmetry, device=device)
 
 
 def reconstructor(run: Run):

@@ -21,14 +21,18 @@ from ..finding import Finding, read_findings, write_findings
 from ..protocol import set_knobs
 from ..runtime import read_stage, run_stage
 from .augment import make_children
-from .evidence import check_one_process, remaining, teacher
+from .evidence import check_one_process, remaining, segmenter, teacher
+from .masks import open_known
 from .run import Progress, Run, parts_of, silent
 
 if TYPE_CHECKING:
     from ..validation.few_shot import StandIn
     from ..validation.schooling import School
+    from ..validation.utility_masks import Segmenting
 
 FEW_SHOT = "utility.few_shot."
+SCORES = {"AUC": "utility.{}.auc", "balanced accuracy": "utility.{}.balanced_accuracy"}
+LEARNED_FROM = {"trtr": "real images", "tstr": "synthetic images", "mixed": "both"}
 CHANGEABLE = ("validate.utility.", "augment.")
 
 
@@ -86,11 +90,11 @@ def _measure(
     varied: protocol.Augment,
     progress: Progress,
 ) -> None:
-    from ..validation import few_shot
+    from ..validation import few_shot, utility_masks
     from ..validation import utility as compared
 
     school = school_of(run, folder / "blocks" / "answers", settings, progress)
-    if school.attribute is None:
+    if school.attribute is None and run.protocol.masks is None:
         raise DataError(
             "no label can be learned: expected an attribute of which training and held-out "
             "patients have two values or more, eight patients each, and synthetic images one"
@@ -100,8 +104,12 @@ def _measure(
         found = [item for name, item in known.items() if name.startswith("utility.")]
     else:
         found = list(compared.compare(school))
-    stand_in = _children(run, folder / "blocks" / "children", school, varied, progress)
-    write_findings(folder / "findings.jsonl", [*found, *few_shot.compare(school, stand_in)])
+        if run.protocol.masks is not None:
+            found += utility_masks.compare(_segmenting(run, school))
+    if school.attribute is not None:
+        stand_in = _children(run, folder / "blocks" / "children", school, varied, progress)
+        found += few_shot.compare(school, stand_in)
+    write_findings(folder / "findings.jsonl", found)
 
 
 def as_validated(run: Run, settings: protocol.Utility) -> bool:
@@ -129,6 +137,25 @@ def school_of(run: Run, folder: Path, settings: protocol.Utility, progress: Prog
         mirrored=run.domain.mirrored,
         subgroups=run.protocol.validate_.subgroups,
         progress=progress,
+    )
+
+
+def _segmenting(run: Run, school: School) -> Segmenting:
+    """Return who learns what of the run's images that have masks."""
+    from ..validation.utility_masks import Segmenting
+
+    known = open_known(run)
+    return Segmenting(
+        settings=school.settings,
+        train=known.cohort("train"),
+        holdout=known.cohort("holdout"),
+        synthetic=school.synthetic,
+        values=known.values,
+        learn=segmenter(run),
+        folder=school.folder,
+        seed=school.seed,
+        draws=school.draws,
+        progress=school.progress,
     )
 
 
@@ -170,16 +197,24 @@ def _children(
 
 
 def tell_utility(findings: Sequence[Finding]) -> list[str]:
-    """Say in lines what was found: two tables and what the images are worth."""
+    """Say in lines what was found: tables, and what the images are worth."""
     known = {item.name: item for item in findings}
-    lines = [f"{'learned from':<24}  {'AUC (95 %)':<24}  balanced accuracy (95 %)"]
-    for name, words in (
-        ("trtr", "real images"), ("tstr", "synthetic images"), ("mixed", "both"),
-    ):  # fmt: skip
-        both = (known[f"utility.{name}.{one}"] for one in ("auc", "balanced_accuracy"))
-        lines.append(f"{words:<24}  " + "  ".join(f"{_ends(item):<24}" for item in both).rstrip())
-    lines += ["", *_tell_worth(known["utility.worth"])]
-    return [*lines, "", *_tell_few_shot(known)]
+    lines = []
+    if "utility.worth" in known:
+        lines += _tell_scores(known, SCORES)
+        lines += [*_tell_worth(known["utility.worth"]), ""]
+    if "utility.segmentation.worth" in known:
+        lines += _tell_scores(known, {"Dice overlap of masks": "utility.segmentation.{}.dice"})
+        lines += [*_tell_worth(known["utility.segmentation.worth"]), ""]
+    return [*lines, *_tell_few_shot(known)]
+
+
+def _tell_scores(known: Mapping[str, Finding], columns: Mapping[str, str]) -> list[str]:
+    lines = [f"{'learned from':<24}  " + "  ".join(f"{f'{name} (95 %)':<26}" for name in columns)]
+    for kind, words in LEARNED_FROM.items():
+        cells = (f"{_ends(known[form.format(kind)]):<26}" for form in columns.values())
+        lines.append(f"{words:<24}  " + "  ".join(cells))
+    return [line.rstrip() for line in lines]
 
 
 def _ends(item: Finding) -> str:
@@ -203,6 +238,8 @@ def _tell_few_shot(known: Mapping[str, Finding]) -> list[str]:
     from ..validation.few_shot import ARMS
 
     shots = sorted({int(n.split(".")[2]) for n in known if n.startswith(FEW_SHOT)})
+    if not shots:
+        return []
     lines = ["real images a class  " + "  ".join(f"{arm:<22}" for arm in ARMS).rstrip()]
     for count in shots:
         row = [_ends(known[f"utility.few_shot.{count}.{arm}"]) for arm in ARMS]

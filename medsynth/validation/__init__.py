@@ -12,7 +12,7 @@ import numpy as np
 from ..budget import Coverage
 from ..cohort import Cohort
 from ..data.canaries import Canaries
-from ..data.lessons import Teach
+from ..data.lessons import Segment, Teach
 from ..domains import Domain
 from ..finding import Finding
 from ..protocol import Validate
@@ -38,7 +38,8 @@ class Case:
     the images; None where none is claimed. `model` is what somebody with the weights could ask;
     None where there are none. `canaries` were planted for it to learn; None where none were.
     `paired` is what masks are judged by, where the synthetic images have some; None where not.
-    `teach` trains a network on a lesson, in a folder for its state; None where nothing is learned.
+    `teach` and `segment` train a network on a lesson, or to find masks, in a folder for its state;
+    None where nothing is learned.
     `level` is that of the gate's rule on the cohort's test, of which attempt j gets 1 / 2^j.
     `progress` is told (what, share).
     """
@@ -58,6 +59,7 @@ class Case:
     canaries: Canaries | None = None
     paired: Paired | None = None
     teach: Teach | None = None
+    segment: Segment | None = None
     level: float = 0.05
     progress: Callable[[str, float], None] = lambda what, share: None
 
@@ -77,6 +79,7 @@ def measures() -> Mapping[str, Measure]:
         privacy,
         reconstruction,
         utility,
+        utility_masks,
         weights,
     )
 
@@ -84,6 +87,7 @@ def measures() -> Mapping[str, Measure]:
         "reconstruction": reconstruction.measure,
         "fidelity": fidelity.measure,
         "utility": utility.measure,
+        "segmentation": utility_masks.measure,
         "memorization": memorization.measure,
         "masks": paired.measure_masks,
         "regions": copied_regions.measure,
@@ -95,7 +99,7 @@ def measures() -> Mapping[str, Measure]:
     }
 
 
-QUALITY = ("fidelity", "reconstruction", "utility", "pairs")
+QUALITY = ("fidelity", "reconstruction", "utility", "segmentation", "pairs")
 
 
 def measure_all(case: Case) -> list[Finding]:

@@ -16,8 +16,8 @@ from ..cohort import Cohort
 from ..data.lessons import Lesson, Show
 from ..finding import Finding
 from .resampling import Resampled
-from .schooling import School
-from .utility import CHANGED, difference, finding
+from .schooling import CHANGED, School
+from .utility import difference, finding
 
 ARMS = {
     "plain": "as they are",

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Callable, Container, Sequence
+import tempfile
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,11 +23,12 @@ from ..data.lessons import Lesson, Show, Teach, show_cohorts
 from ..errors import DataError
 from ..protocol import Utility
 from ..runtime import derive_seed, write_bytes
-from . import worth
+from . import Case, worth
 from .agreement import FEWEST, MOST, values_of
 from .trials import Trials
 
 ASKED = 256  # images at a time
+CHANGED = "flipped where the domain allows it and by RandAugment"
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +104,7 @@ class School:
     # In words -------------------------------------------------------------------------------------
 
     scale = "area under the curve"
+    changed = CHANGED
 
     @cached_property
     def made(self) -> int:
@@ -213,3 +217,12 @@ def kept(path: Path, make: Callable[[Path], np.ndarray]) -> np.ndarray:
         write_bytes(path, file.getvalue())
         shutil.rmtree(work)
     return np.load(path, allow_pickle=False)
+
+
+@contextmanager
+def place_of(case: Case) -> Iterator[Path]:
+    """Give a folder for answers: where a case's search is kept, else one that does not stay."""
+    with tempfile.TemporaryDirectory() as spare:
+        folder = Path(spare) if case.scratch is None else case.scratch / "utility"
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder

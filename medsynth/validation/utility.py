@@ -8,7 +8,6 @@ Sources: Esteban et al., arXiv 1706.02633 (TSTR); Ravuri and Vinyals, arXiv 1905
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -18,13 +17,12 @@ import numpy as np
 from ..finding import Finding
 from . import Case, worth
 from .resampling import Resampled
-from .schooling import School
+from .schooling import School, place_of
 from .subgroups import word
 from .trials import share
 
 LEAST = 20  # held-out patients of a group that is looked at apart
 HALF = 0.5
-CHANGED = "flipped where the domain allows it and by RandAugment"
 REAL = "the same, learned from all real training images"
 UP = "higher is better"
 KINDS = ("trtr", "tstr", "mixed")
@@ -37,11 +35,12 @@ UNITS = {
 
 class Asked(Protocol):
     """Who learns and is asked: how many synthetic images there are, the sizes of real cohorts on
-    the learning curve, what is compared and how, in words."""
+    the learning curve, what is compared, how images are changed and all is measured, in words."""
 
     made: int
     sizes: list[int]
     scale: str
+    changed: str
     how: str
 
 
@@ -53,14 +52,11 @@ def measure(case: Case) -> Iterable[Finding]:
     """
     if case.settings.utility is None:
         return
-    with tempfile.TemporaryDirectory() as spare:
-        yield from compare(school_of(case, Path(spare)))
+    with place_of(case) as folder:
+        yield from compare(_school(case, folder))
 
 
-def school_of(case: Case, spare: Path) -> School:
-    """Return who learns what in a case, the answers kept where its search is kept."""
-    folder = spare if case.scratch is None else case.scratch / "utility"
-    folder.mkdir(parents=True, exist_ok=True)
+def _school(case: Case, folder: Path) -> School:
     return School(
         settings=case.settings.utility,
         train=case.train,
@@ -120,7 +116,8 @@ def scores(
     for name in KINDS:
         alone = name == "trtr"
         yield finding(
-            school, form.format(name), found[name], f"learned from {words[name]} images, {CHANGED}",
+            school, form.format(name), found[name],
+            f"learned from {words[name]} images, {school.changed}",
             reference=chance if alone else found["trtr"].value,
             reference_is="chance" if alone else REAL,
         )  # fmt: skip
