@@ -105,7 +105,7 @@ def _measure(
     else:
         found = list(compared.compare(school))
         if run.protocol.masks is not None:
-            found += utility_masks.compare(_segmenting(run, school))
+            found += utility_masks.compare(segmenting(run, school))
     if school.attribute is not None:
         stand_in = _children(run, folder / "blocks" / "children", school, varied, progress)
         found += few_shot.compare(school, stand_in)
@@ -140,7 +140,7 @@ def school_of(run: Run, folder: Path, settings: protocol.Utility, progress: Prog
     )
 
 
-def _segmenting(run: Run, school: School) -> Segmenting:
+def segmenting(run: Run, school: School) -> Segmenting:
     """Return who learns what of the run's images that have masks."""
     from ..validation.utility_masks import Segmenting
 

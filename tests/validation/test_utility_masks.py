@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_pairs import study_of_pairs
 
+from medsynth import pipeline
 from medsynth.cohort import Cohort, Record
+from medsynth.pipeline.masks import Known
+from medsynth.pipeline.utility import segmenting
 from medsynth.protocol import Utility
+from medsynth.validation.schooling import School
 from medsynth.validation.utility_masks import Segmenting, compare, overlap
 
 SETTINGS = Utility(trainings=3, images=100)
@@ -94,3 +100,32 @@ def test_stopped_and_started_again_it_finds_the_same_and_trains_no_network_twice
 
     assert found(tmp_path / "cut", FRESH, teach=goes_on) == found(tmp_path / "whole", FRESH)
     assert len(trained) == len(set(trained))
+
+
+def test_masks_of_a_run_and_of_its_synthetic_images_are_learned_from(tmp_path):
+    run = pipeline.start(study_of_pairs(), tmp_path)
+    images = discs(range(20))
+    images.write(folder_in(tmp_path, "intake"))
+    parts = ["train"] * 10 + ["validation"] * 2 + ["holdout"] * 8
+    lines = [f"{r.id},{part}\n" for r, part in zip(images.records, parts, strict=True)]
+    (folder_in(tmp_path, "split") / "split.csv").write_text("id,part\n" + "".join(lines))
+    masked = np.array([i for i in range(20) if i not in (0, 19)])  # two patients without a mask
+    shares = 255 * (images.masks[masked][:, None] > 0).astype(np.uint8)
+    Known(run, masked, shares, (3,)).write(folder_in(tmp_path, "masks"), {})
+    made = discs(range(30, 36), origin="synthetic")
+    school = School(
+        Utility(trainings=2), images, images, made, None, tmp_path, seed=1, draws=50
+    )  # fmt: skip
+    learned = segmenting(run, school)
+    assert (len(learned.train), len(learned.holdout), learned.made) == (9, 7, 6)
+    assert learned.values == (3,)
+    assert np.array_equal(learned.train.masks[0], images.masks[1])
+    found = {item.name for item in compare(replace(learned, learn=learn))}
+    assert "utility.segmentation.worth" in found
+    told = pipeline.tell_utility(list(compare(replace(learned, learn=learn))))
+    assert told[0].startswith("learned from              Dice overlap of masks")
+
+
+def folder_in(run: Path, name: str) -> Path:
+    (run / name).mkdir()
+    return run / name
