@@ -18,7 +18,7 @@ from ..data.lessons import Classify, Lesson, draw_evenly
 from ..domains import Symmetry
 from ..protocol import Optimiser
 from ..runtime import derive_seed
-from .augment import flip_and_turn
+from .augment import draw_turns, flip_and_turn
 from .loop import Modules, Player, Task, learning_rate, train
 from .rand_augment import rand_augment
 
@@ -74,7 +74,7 @@ def fit_classifier(
             images = rand_augment(images, rng)
         shown = torch.from_numpy(images).to(device)
         if lesson.classical and not lesson.another:
-            shown = flip_and_turn(shown, symmetry)
+            shown = flip_and_turn(shown, draw_turns(count, symmetry, device))
         return shown[own], torch.from_numpy(lesson.classes[chosen])[own].to(device)
 
     def loss(modules: Modules, drawn) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -9,6 +9,7 @@ import pytest
 
 from medsynth.data.lessons import Lesson, draw_evenly
 from medsynth.training import classifier
+from medsynth.training.augment import draw_turns
 from medsynth.training.classifier import fit_classifier
 
 
@@ -86,10 +87,15 @@ def test_killed_and_started_again_it_says_the_same(tmp_path, classical):
 
 def test_what_a_flip_makes_another_class_is_not_flipped(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        classifier, "flip_and_turn", lambda images, symmetry: seen.append(symmetry) or images
-    )
+
+    def note(count, symmetry, device):
+        seen.append((count, symmetry))
+        return draw_turns(count, symmetry, device)
+
+    monkeypatch.setattr(classifier, "draw_turns", note)
     for another in (True, False):
         given = lesson(classical=True, another=another, images=32)
-        fit(tmp_path / str(another), given)
-    assert seen == ["identity"]
+        folder = tmp_path / str(another)
+        folder.mkdir()
+        fit_classifier(given, folder, symmetry="flip", device="cpu")
+    assert seen == [(32, "flip")]
