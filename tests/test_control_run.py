@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from diffusers import ControlNetModel
 from PIL import Image
+from release.made_up import make_findings
 from tiny import study, write_raw
 from typer.testing import CliRunner
 
@@ -22,6 +23,7 @@ from medsynth.errors import (
     StageError,
     StaleError,
 )
+from medsynth.finding import write_findings
 from medsynth.release.export import write_release
 from medsynth.runtime import digest_files, read_json, read_stage
 from medsynth.validation.obedience import ignored
@@ -198,13 +200,20 @@ PRIVACY = {"finding": "memorization.p_value", "at_least": 0.0}
 
 @pytest.fixture(scope="module")
 def judged(controlled, tmp_path_factory):
-    """A copy of the run with evidence on its cohort."""
+    """A copy of the run with made-up evidence on its cohort."""
     folder = tmp_path_factory.mktemp("judged") / "run"
     shutil.copytree(controlled[0], folder, ignore=shutil.ignore_patterns("again", "lungs"))
     run = pipeline.open_run(folder)
     pipeline.sample(run)
-    pipeline.validate(run)
+    run.build("evidence", made_up)
     return folder
+
+
+def made_up(folder):
+    """Write findings, and a quarantine that took nothing."""
+    write_findings(folder / "findings.jsonl", make_findings().values())
+    (folder / "private").mkdir()
+    (folder / "private" / "quarantine.csv").write_text("synthetic,p,quarantined\n")
 
 
 def under(folder, *rules: dict) -> pipeline.Run:
