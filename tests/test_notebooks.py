@@ -13,7 +13,8 @@ SAYS = {
     "audit": (r"^refused$", r"^memorization\.p_value +0\.0", r"^new_\d\.png", "^kept.edges"),
     "receive": (r"^True 1\d images$", "^fingerprint [0-9a-f]{64}$", r"^images/.*\.png: ", "^True$",
                 r"^passed at attempt 1$", r"^\(8, 3, 32, 32\)", "^SyntheticData +YES$"),
-    "steer": (r"^control\.soft_edges\.", "^strength  show their parent", r"^\{'derived'\}$", r"items; torch\.Size"),
+    "steer": (r"^control\.soft_edges\.", "^strength  show their parent", r"^\{'derived'\}$",
+              r"items; torch\.Size"),
 }  # fmt: skip
 """What each must say."""
 
