@@ -21,7 +21,7 @@ from ..errors import DataError, RefusedError
 from ..finding import Finding, Verdict, write_findings
 from ..protocol import Protocol, to_yaml
 from ..runtime import digest_bytes, digest_file, digest_files, write_json, write_text
-from . import formats, masks, recognition, weights
+from . import formats, masks, recognition, signature, weights
 from .cards import CARDS, CardData, card, count_labels, model_card, privacy_report
 from .descriptions import croissant, ro_crate
 from .formats import columns, own_columns
@@ -131,7 +131,7 @@ def write_release(
 
 def sums(folder: Path) -> str:
     """Return a line "sha256  path" for every file of a release, as sha256sum reads and writes."""
-    digests = digest_files(folder, skip=["SHA256SUMS"])
+    digests = digest_files(folder, skip=["SHA256SUMS", signature.NAME])
     return "".join(f"{digest}  {name}\n" for name, digest in digests.items())
 
 
