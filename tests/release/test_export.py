@@ -262,7 +262,7 @@ def test_ten_thousand_images_leave_in_seconds(tmp_path):
     from medsynth.release.pictures import encode_png
 
     image = make_cohort(1).pixels[0]
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(200):
         encode_png(image, synthetic=True)
-    assert (time.perf_counter() - started) * 50 < 60  # 4 s on an idle core
+    assert (time.process_time() - started) * 50 < 60  # 4 s on an idle core
