@@ -85,6 +85,13 @@ def test_without_the_student_the_denoiser_draws_and_nothing_is_trained(run):
     assert not np.array_equal(Cohort.read(run.folder / "synthetic").pixels, before)
 
 
+def test_a_student_that_was_changed_keeps_the_gate_shut(run):
+    path = run.folder / "student" / "config.json"
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(StaleError, match="student/ changed after it was made"):
+        pipeline.check_fresh(run)
+
+
 def test_how_many_images_are_drawn_leaves_the_student_and_other_guidance_does_not(run):
     was = read_stage(run.folder / "student").finished
     more = changed(run, **{"sample.images": 5})

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from diffusers.models.attention_processor import Attention
 from torch import nn
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def decode_tiled(autoencoder: Autoencoder, z: torch.Tensor, *, tiles: int) -> to
     for block in blocks[:-LEVELS]:
         h = block(h)
     tail = [*blocks[-LEVELS:], autoencoder.net.decoder.conv_norm_out]
+    if any(isinstance(module, Attention) for part in tail for module in part.modules()):
+        raise ValueError("attention joins all places of an image: it can't be decoded in tiles")
     halo = 1 + sum(_looks_around(module) for part in tail for module in part.modules())
 
     def leave(h: torch.Tensor) -> torch.Tensor:
