@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,8 +174,10 @@ def _over_parts(
     logs: dict[str, torch.Tensor] = {}
     for number, (part, share) in enumerate(cut, start=1):
         last = number == len(cut)  # processes exchange gradients once, with the last
-        alone = state.is_careful or not last
-        with state.accelerator.no_sync(modules[name]) if alone else nullcontext():
+        apart = [*modules] if state.is_careful or not last else [o for o in modules if o != name]
+        with ExitStack() as stack:
+            for other in apart:
+                stack.enter_context(state.accelerator.no_sync(modules[other]))
             value, found = loss(modules, part)
             state.accelerator.backward(value * share * state.weight)
         logs |= {key: logs.get(key, 0.0) + share * row for key, row in found.items()}
