@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 CURVES = {
     "autoencoder": ("Autoencoder", "dB / loss"),
     "diffusion": ("Denoiser", "loss"),
+    "student": ("Student", "loss, or distance from the denoiser's latents"),
     "lens": ("Lens", "loss"),
 }
+CURVED = ("loss", "reconstruction", "validation_loss", "validation_psnr", "validation_off")
 PICTURES = (
     (
         "neighbours.png",
@@ -128,11 +130,7 @@ def curves_of(run: Run) -> list[Curve]:
     curves = []
     for stage, (title, unit) in CURVES.items():
         rows = read_jsonl(run.folder / stage / "log.jsonl")
-        names = [
-            name
-            for name in ("loss", "reconstruction", "validation_loss", "validation_psnr")
-            if any(row.get(name) is not None for row in rows)
-        ]
+        names = [name for name in CURVED if any(row.get(name) is not None for row in rows)]
         for name in names:
             points = [(row["images"], row[name]) for row in rows if row.get(name) is not None]
             curves.append((title, unit, name, points))
