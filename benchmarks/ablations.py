@@ -246,27 +246,39 @@ def _cell(values: Sequence[float]) -> str:
     return f"{mean:.3g}" + ("" if np.isnan(reach) else f" ± {reach:.2g}")
 
 
-def _options() -> argparse.Namespace:
-    every = [BASE, *DENOISERS, LENGTHS, *AUTOENCODERS]
-    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parser(description: str, every: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the command line of a benchmark of changes, of which there are `every`."""
+    asked = argparse.ArgumentParser(description=description)
     asked.add_argument("raw", type=Path)
     asked.add_argument("out", type=Path)
     asked.add_argument("protocol", type=Path)
-    asked.add_argument("--minutes", type=float, required=True)
-    asked.add_argument("--share", type=float, default=contest.AUTOENCODERS_SHARE)
     asked.add_argument("--seeds", type=int, nargs="+", default=[1])
-    asked.add_argument("--images", type=int, default=500)
     asked.add_argument("--only", nargs="+", choices=every, default=every, metavar="CHANGE")
     asked.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", dest="knobs")
-    return asked.parse_args()
+    return asked
+
+
+def study_of(options: argparse.Namespace) -> Protocol:
+    """Return the protocol that a command line names, with its knobs set."""
+    pairs = (knob.split("=", 1) for knob in options.knobs)
+    changes = {key: YAML(typ="safe").load(value) for key, value in pairs}
+    return protocol.load(options.protocol, changes=changes)
+
+
+def say_where() -> None:
+    """Print the command, the machine and the versions of a table."""
+    print(f"\n{shlex.join(sys.argv)}\n{platform.machine()}, {os.cpu_count()} cores", end=", ")
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__};", end=" ")
 
 
 def main() -> None:
     """Make the changes of the command line, and print the table."""
-    options = _options()
-    pairs = (knob.split("=", 1) for knob in options.knobs)
-    changes = {key: YAML(typ="safe").load(value) for key, value in pairs}
-    study = protocol.load(options.protocol, changes=changes)
+    asked = parser(__doc__.splitlines()[0], [BASE, *DENOISERS, LENGTHS, *AUTOENCODERS])
+    asked.add_argument("--minutes", type=float, required=True)
+    asked.add_argument("--share", type=float, default=contest.AUTOENCODERS_SHARE)
+    asked.add_argument("--images", type=int, default=500)
+    options = asked.parse_args()
+    study = study_of(options)
     common = contest.prepare(options.raw, options.out, study)
     knobs = (options.minutes, options.share, options.images)
     results = [
@@ -275,8 +287,7 @@ def main() -> None:
         for name in dict.fromkeys([BASE, *options.only])
         for result in run(Asked(common, study, *knobs, seed), name)
     ]
-    print(f"\n{shlex.join(sys.argv)}\n{platform.machine()}, {os.cpu_count()} cores", end=", ")
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__};", end=" ")
+    say_where()
     print(f"{options.minutes:g} minutes each, seeds", *options.seeds, end="; ")
     print(f"{options.images} images a side\n")
     print(table(results))

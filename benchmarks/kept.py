@@ -11,23 +11,16 @@ processor's. Started again it goes on.
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
-import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import contest
 import numpy as np
-import torch
-from ablations import AUTOENCODERS, BASE, changed, slug
-from ruamel.yaml import YAML
+from ablations import AUTOENCODERS, BASE, changed, parser, say_where, slug, study_of
 from timed import clock, warm_up
 
-from medsynth import pipeline, protocol
+from medsynth import pipeline
 from medsynth.finding import Finding
 from medsynth.pictures import write_grid
 from medsynth.pipeline import learn
@@ -123,33 +116,20 @@ def _cell(finding: Finding) -> str:
     return f"{finding.value:.3g} ({finding.low:.3g} to {finding.high:.3g})"
 
 
-def _options() -> argparse.Namespace:
-    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    asked.add_argument("raw", type=Path)
-    asked.add_argument("out", type=Path)
-    asked.add_argument("protocol", type=Path)
-    asked.add_argument("--seeds", type=int, nargs="+", default=[1])
-    asked.add_argument("--only", nargs="+", choices=list(AUTOENCODERS), metavar="CHANGE")
-    asked.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", dest="knobs")
-    return asked.parse_args()
-
-
 def main() -> None:
     """Make the changes of the command line, and print the table."""
-    options = _options()
-    pairs = (knob.split("=", 1) for knob in options.knobs)
-    changes = {key: YAML(typ="safe").load(value) for key, value in pairs}
-    study = protocol.load(options.protocol, changes=changes)
+    options = parser(__doc__.splitlines()[0], list(AUTOENCODERS)).parse_args()
+    study = study_of(options)
     common, subject = prepare(options.raw, options.out, study)
     half = keeping.look(subject, keeping.halved, what="half size")
     variants = {}
-    for name in dict.fromkeys([BASE, *(options.only or AUTOENCODERS)]):
+    for name in dict.fromkeys([BASE, *options.only]):
         own = changed(study, "autoencoder", AUTOENCODERS.get(name, {}))
         rows = [keep(common, subject, name, own, seed) for seed in options.seeds]
         variants[name] = over_seeds(rows)
     cohort = subject.cohort
-    print(f"\n{shlex.join(sys.argv)}\n{platform.machine()}, {os.cpu_count()} cores", end=", ")
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}; seeds", *options.seeds)
+    say_where()
+    print("seeds", *options.seeds, end="; ")
     print(f"{len(cohort)} images of {len(np.unique(cohort.patients))} held-out patients\n")
     print(table(subject, variants, half))
 
