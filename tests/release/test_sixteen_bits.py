@@ -24,6 +24,7 @@ from medsynth.release.verify import verify
 
 SIZE, PATIENTS = 32, 24
 WHITE = 65535
+BUILDERS = {"autoencoder": learn.fit_autoencoder, "diffusion": learn.fit_diffusion}
 
 
 def radiograph(patient: int) -> np.ndarray:
@@ -57,24 +58,27 @@ def write(folder: Path, patient: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> pipeline.Run:
-    """A run of 16 bits up to its synthetic images; nothing is resized."""
+def read(tmp_path_factory) -> pipeline.Run:
+    """A run of 16 bits whose images are read and divided; nothing is resized."""
     root = tmp_path_factory.mktemp("sixteen")
     (root / "raw").mkdir()
-    rows = [f"{write(root / 'raw', p)},P{p:02d},{p}" for p in range(PATIENTS)]
-    (root / "raw" / "labels.csv").write_text("path,patient_id,number\n" + "\n".join(rows) + "\n")
+    rows = [f"{write(root / 'raw', p)},P{p:02d}" for p in range(PATIENTS)]
+    (root / "raw" / "labels.csv").write_text("path,patient_id\n" + "\n".join(rows) + "\n")
     changes = {"image.bits": 16, "sample.images": 12, "data.label_columns": []}
     changes |= {f"{stage}.training.images": 64 for stage in ("autoencoder", "diffusion")}
-    own = pipeline.start(study(**changes), root / "run")
-    pipeline.ingest(own, root / "raw", silent)
-    pipeline.split(own, silent)
-    for stage, build in (
-        ("autoencoder", learn.fit_autoencoder),
-        ("diffusion", learn.fit_diffusion),
-    ):
-        own.build(stage, lambda folder, build=build: build(own, folder, silent))
-    pipeline.sample(own, silent)
-    return own
+    run = pipeline.start(study(**changes), root / "run")
+    pipeline.ingest(run, root / "raw", silent)
+    pipeline.split(run, silent)
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(read) -> pipeline.Run:
+    """The same with its synthetic images."""
+    for stage, build in BUILDERS.items():
+        read.build(stage, lambda folder, build=build: build(read, folder, silent))
+    pipeline.sample(read, silent)
+    return read
 
 
 def test_every_level_of_sixteen_bits_goes_through_floats_and_back():
@@ -84,8 +88,8 @@ def test_every_level_of_sixteen_bits_goes_through_floats_and_back():
     assert np.array_equal(to_pixels(cohort.floats(), bits=16), every)
 
 
-def test_what_is_read_is_within_one_level_of_what_the_file_holds(run):
-    cohort = Cohort.read(run.folder / "intake")
+def test_what_is_read_is_within_one_level_of_what_the_file_holds(read):
+    cohort = Cohort.read(read.folder / "intake")
     assert len(cohort) == PATIENTS
     assert cohort.pixels.dtype == np.uint16
     wanted = {radiograph(p).tobytes(): p for p in range(PATIENTS)}
