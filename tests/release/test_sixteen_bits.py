@@ -131,9 +131,8 @@ def test_a_release_keeps_every_level_as_png_and_as_dicom(run, tmp_path):
         dicom = pydicom.dcmread(path)
         assert dicom.BitsStored == 16
         assert np.array_equal(dicom.pixel_array, pixels[..., 0])
-    packed = next(tmp_path.rglob("*.npz"))
-    with np.load(packed) as arrays:
-        kept = [array for array in arrays.values() if array.dtype == np.uint16]
-    assert len(kept) == 1
-    assert np.array_equal(kept[0].reshape(drawn.pixels.shape), drawn.pixels)
+    with np.load(next(tmp_path.rglob("*.npz"))) as arrays:
+        kept = arrays["train_images"]
+    assert kept.dtype == np.uint16
+    assert np.array_equal(kept, drawn.pixels[..., 0])
     assert verify(tmp_path).ok
