@@ -12,7 +12,7 @@ the machine itself measures instead.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -47,10 +47,11 @@ def at_once(training: Optimiser) -> int:
     return min(training.batch, training.microbatch or training.batch)
 
 
-def rows(study: Protocol) -> list[tuple[str, float, int, float]]:
-    """Return (what, million weights, images at a time, GiB) of both trainings and of drawing."""
+def rows(study: Protocol) -> Iterator[tuple[str, float, int, float]]:
+    """Give (what, million weights, images at a time, GiB) of both trainings and of drawing."""
     with FakeTensorMode():
-        return [_autoencoder(study), *_denoiser(study)]
+        yield _autoencoder(study)
+        yield from _denoiser(study)
 
 
 def _autoencoder(study: Protocol) -> tuple[str, float, int, float]:
@@ -69,7 +70,7 @@ def _autoencoder(study: Protocol) -> tuple[str, float, int, float]:
     return "autoencoder, a step", weights(net), count, most(net, learn, learns=True)
 
 
-def _denoiser(study: Protocol) -> list[tuple[str, float, int, float]]:
+def _denoiser(study: Protocol) -> Iterator[tuple[str, float, int, float]]:
     settings, coder = study.diffusion, study.autoencoder
     side, channels = study.image.size_px // coder.downscale, coder.latent_channels
     net = Denoiser.build(settings, latent_channels=channels, latent_px=side, tokens=TOKENS)
@@ -86,13 +87,11 @@ def _denoiser(study: Protocol) -> list[tuple[str, float, int, float]]:
     guided = many if study.sample.guidance == 1 else 2 * many
     average = sum(weight.numel() for weight in net.parameters()) * 4 / GIB if settings.ema else 0
     step = most(net, lambda: (net(*shown(few)) ** 2).mean(), learns=True) + average
+    yield "denoiser, a step", weights(net), few, step
     draw = most(both, lambda: net(*shown(guided)), learns=False)
+    yield "drawing, a step", weights(net), many, draw
     decode = most(both, lambda: decoder.decode_raw(shown(many)[0])[0], learns=False)
-    return [
-        ("denoiser, a step", weights(net), few, step),
-        ("drawing, a step", weights(net), many, draw),
-        ("drawing, decoding", weights(decoder), many, decode),
-    ]
+    yield "drawing, decoding", weights(decoder), many, decode
 
 
 def weights(module: nn.Module) -> float:
