@@ -1,4 +1,4 @@
-"""What choices of an autoencoder keep, side by side; and what their steps take in memory."""
+"""What choices of an autoencoder keep, side by side."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from tiny import study
 
 from medsynth.cohort import Cohort, Record
 from medsynth.data import phantoms
-from medsynth.models.autoencoder import Autoencoder
 from medsynth.validation import keeping
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import kept
-import memory
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +53,3 @@ def test_an_image_s_number_is_its_mean_over_seeds():
     both = kept.over_seeds([kept.Kept(first, 1.0), kept.Kept(second, 3.0)])
     assert both.scores["psnr"].tolist() == [31.0, 21.0]
     assert both.seconds == 2.0
-
-
-def test_memory_holds_weights_gradients_and_moments_and_what_a_step_keeps():
-    asked = study(**{"autoencoder.training.microbatch": 2})
-    rows = {row[0]: row[1:] for row in memory.rows(asked)}
-    net = Autoencoder.build(asked.autoencoder, channels=1)
-    weights = sum(weight.numel() for weight in net.parameters())
-    millions, count, gib = rows["autoencoder, a step"]
-    assert (millions, count) == (pytest.approx(weights / 1e6), 2)
-    assert gib * 2**30 > 4 * 4 * weights  # weights, gradients, two moments
-    assert rows["denoiser, a step"][2] > rows["drawing, a step"][2]  # nothing is kept to draw
