@@ -558,12 +558,12 @@ def test_packed_pixels_of_another_size_are_refused_before_they_are_unpacked(monk
         assert reason(tmp_path / name) == expected
 
 
-def test_doctor_says_of_every_transfer_syntax_what_unpacks_it(monkeypatch):
+def test_doctor_says_of_every_transfer_syntax_what_unpacks_it(monkeypatch, tmp_path):
     found = find_codecs()
     assert found["JPEG baseline"] == "pillow"
     assert "GPL" in found["JPEG extended, 12 bits"]
     only(monkeypatch, "1.2.840.10008.1.2.4.70")
-    said = doctor.examine()
+    said = doctor.examine(tmp_path)
     assert "pip install 'medsynth[dicom]'" in said["DICOM codecs"]
     assert said["DICOM JPEG lossless, SV1"].startswith("missing: pip install")
     assert {f"DICOM {name}" for name, _ in CODECS.values()} <= said.keys()
