@@ -191,5 +191,5 @@ def test_autoencoder_of_the_study_s_own_patients_is_not_public(run, tmp_path):
 
 
 def test_weights_without_their_digest_are_a_fault():
-    with pytest.raises(ProtocolError, match="public, weights and sha256 come together"):
+    with pytest.raises(ProtocolError, match="weights are needed with source: public"):
         study(**{"autoencoder.source": "public"})

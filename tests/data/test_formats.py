@@ -65,11 +65,11 @@ def test_a_missing_package_is_seen(monkeypatch):
     assert next(one for one in FORMATS if one.name == "PNG").missing == ()
 
 
-def test_doctor_names_what_is_read_and_what_would_bring_the_rest(monkeypatch):
-    assert doctor.examine()["reads"].startswith("PNG, JPEG, TIFF, DICOM")
+def test_doctor_names_what_is_read_and_what_would_bring_the_rest(monkeypatch, tmp_path):
+    assert doctor.examine(tmp_path)["reads"].startswith("PNG, JPEG, TIFF, DICOM")
     gone = ("h5py", "openpyxl")
     monkeypatch.setattr(formats, "find_spec", lambda name: None if name in gone else name)
-    said = doctor.examine()
+    said = doctor.examine(tmp_path)
     assert said["HDF5"] == "needs h5py: pip install 'medsynth[formats]'"
     assert said[".xlsx tables"].startswith("needs openpyxl")
     assert "HDF5" not in said["reads"]
