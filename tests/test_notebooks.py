@@ -10,7 +10,8 @@ import pytest
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SAYS = {
     "quickstart": ("memorization.p_value", r"^(passed|refused|inconclusive)$"),
-    "audit": (r"^refused$", r"^memorization\.p_value +0\.0", r"^new_\d\.png", "^kept.edges"),
+    "audit": (r"^refused$", r"^memorization\.p_value +0\.0", r"^synthetic/new_\d\.png",
+              "^kept.edges"),
     "receive": (r"^True 1\d images$", "^fingerprint [0-9a-f]{64}$", r"^images/.*\.png: ", "^True$",
                 r"^passed at attempt 1$", r"^\(8, 3, 32, 32\)", "^SyntheticData +YES$"),
     "steer": (r"^control\.soft_edges\.", "^strength  show their parent", r"^\{'derived'\}$",
