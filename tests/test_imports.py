@@ -115,6 +115,12 @@ def test_no_file_is_named_after_nothing():
     assert not {path.stem for path in MODULES} & vague
 
 
+def test_no_two_files_of_tests_have_one_name():
+    """pytest would collect only one of them."""
+    names = [path.name for path in Path(__file__).parent.rglob("*.py")]
+    assert {name for name in names if names.count(name) > 1} <= {"conftest.py"}
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_every_public_name_says_what_it_is(path):
     tree = ast.parse(path.read_text())
