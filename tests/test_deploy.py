@@ -129,6 +129,17 @@ def test_help_and_protocols_are_there(inside):
     assert "# digest" in call(inside.parent, inside / "bin" / "medsynth", "protocol", shipped)
 
 
+def test_a_release_is_verified_there(inside, tmp_path):
+    from release.made_up import PROTOCOL, judged, make_cohort, make_findings
+
+    from medsynth import protocol
+    from medsynth.release.export import write_release
+
+    write_release(tmp_path, **judged(protocol.parse(PROTOCOL), make_cohort(), make_findings()))
+    said = call(inside.parent, inside / "bin" / "medsynth", "verify", tmp_path)
+    assert "24 images, unchanged" in said
+
+
 def test_a_wheel_that_was_changed_on_the_way_is_not_installed(inside):
     house = inside.parent / "changed"
     shutil.copytree(inside.parent / "house", house)
