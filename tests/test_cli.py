@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -156,6 +157,32 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess:
         [sys.executable, *launch, *arguments],
         env=environment, capture_output=True, text=True, check=False, timeout=280,
     )  # fmt: skip
+
+
+def fails(run):
+    raise MedsynthError("it failed")
+
+
+STOPPED = "stopped; the same command goes on from here"
+
+
+@pytest.mark.parametrize(
+    ("meets", "said"),
+    [(fails, "it failed"), (lambda run: signal.raise_signal(signal.SIGTERM), STOPPED)],
+)
+def test_a_command_that_is_told_twice_to_end_says_how_to_go_on(monkeypatch, capsys, meets, said):
+    """torchrun tells a process to end that may be ending already, by an error of its own."""
+    monkeypatch.setattr("medsynth.pipeline.open_run", meets)
+    monkeypatch.setattr(sys, "argv", ["medsynth", "fit", "run"])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.strip() == f"medsynth: {said}"
 
 
 def test_two_processes_do_the_whole_way_together(tmp_path, protocol_file):

@@ -10,12 +10,27 @@ import signal
 import sys
 
 import typer
+from typer.core import TyperGroup
 
 from ..errors import MedsynthError
 from . import concepts, controls, machine, masks, others, stages, study
 
+STOPPED = "stopped; the same command goes on from here"
+
+
+class _Commands(TyperGroup):
+    """Commands that say how to go on where they are stopped; click alone says "Aborted!"."""
+
+    def invoke(self, ctx: typer.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise MedsynthError(STOPPED) from None
+
+
 app = typer.Typer(
     name="medsynth",
+    cls=_Commands,
     help=(
         "From a folder of patient images to a cohort that may be shared, with the evidence that "
         "it may. Nothing is downloaded and nothing leaves the machine; what may leave lies in "
@@ -33,14 +48,13 @@ for _part in (study, others, controls, masks, concepts, stages, machine):
 
 def main() -> None:
     """Run the command line; the exit code says how it ended."""
-    signal.signal(signal.SIGTERM, _stop)
     try:
-        app(standalone_mode=True)
+        _run()
     except MedsynthError as error:
         _complain(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        _complain("stopped; the same command goes on from here")
+        _complain(STOPPED)
         sys.exit(1)
     except RuntimeError as error:
         if not lost_another(error):
@@ -50,6 +64,15 @@ def main() -> None:
             "other's own message. The same command goes on, with as many processes as you like"
         )
         sys.exit(1)
+
+
+def _run() -> None:
+    """Run the command; a request to end stops it, and is too late for what already ends."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        app(standalone_mode=True)
+    finally:
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
 
 
 def _stop(number: int, frame: object) -> None:
