@@ -1,14 +1,13 @@
 """The command line as a person or a program meets it."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from tiny import TEXT, write_raw
+from tiny import TEXT, torchrun, write_raw
 from typer.testing import CliRunner
 
 from medsynth import cli
@@ -147,16 +146,6 @@ def test_doctor_names_what_this_machine_has():
 @pytest.mark.parametrize("error", MedsynthError.__subclasses__())
 def test_every_error_has_an_exit_code(error):
     assert error.exit_code in (1, 3)
-
-
-def torchrun(*arguments: str) -> subprocess.CompletedProcess:
-    """Start two processes on the CPU, as a cluster starts one on each GPU."""
-    launch = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MEDSYNTH_DEVICE": "cpu"}
-    return subprocess.run(
-        [sys.executable, *launch, *arguments],
-        env=environment, capture_output=True, text=True, check=False, timeout=280,
-    )  # fmt: skip
 
 
 def fails(run):

@@ -9,7 +9,7 @@ import pytest
 from diffusers import ControlNetModel
 from PIL import Image
 from release.made_up import make_findings
-from tiny import study, write_raw
+from tiny import study, torchrun, write_raw
 from typer.testing import CliRunner
 
 from medsynth import pipeline
@@ -263,12 +263,26 @@ def test_obedience_that_was_touched_or_is_told_twice_is_not_judged(judged, tmp_p
         pipeline.decide(run)
 
 
-def test_masks_are_named_as_images_and_found_again_by_a_network(finished, raw, tmp_path):
-    masks = tmp_path / "masks"
-    masks.mkdir()
+@pytest.fixture(scope="module")
+def masks(raw, tmp_path_factory):
+    """Masks of the darker half of each image, named as the images."""
+    folder = tmp_path_factory.mktemp("masks")
     for path in sorted((raw / "images").glob("[!b]*.png")):
         image = np.asarray(Image.open(path).convert("L"))
-        Image.fromarray((image < np.median(image)).astype(np.uint8) * 2).save(masks / path.name)
+        Image.fromarray((image < np.median(image)).astype(np.uint8) * 2).save(folder / path.name)
+    return folder
+
+
+def test_two_processes_find_masks_again_together(finished, raw, masks, tmp_path):
+    own = tmp_path / "run"
+    shutil.copytree(finished, own, ignore=shutil.ignore_patterns("control", "obedience"))
+    asked = ("control", "fit", own, "--name", "two", "--kind", "mask", "--masks", masks,
+             "--images", raw, "--set", "control.training.images=48")  # fmt: skip
+    done = torchrun("-m", "medsynth", *map(str, asked))
+    assert (own / "obedience" / "two" / "findings.jsonl").exists(), done.stderr[-2000:]
+
+
+def test_masks_are_named_as_images_and_found_again_by_a_network(finished, raw, masks):
     run = asking(finished, "mask", **{"control.training.images": 400})
     found = pipeline.fit_control(run, "lungs", masks=pipeline.Masks(masks, raw))
     assert read_json(finished / "control" / "lungs" / "control.json")["values"] == [2]

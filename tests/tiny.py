@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from medsynth import protocol
@@ -65,3 +68,13 @@ def write_raw(folder: Path, *, patients: int = 40, bad_files: int = 1) -> Path:
         folder, domain="chest_xray", patients=patients, seed=1, size_px=32, bad_files=bad_files
     )
     return folder
+
+
+def torchrun(*arguments: str) -> subprocess.CompletedProcess:
+    """Start two processes on the CPU, as a cluster starts one on each GPU."""
+    launch = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MEDSYNTH_DEVICE": "cpu"}
+    return subprocess.run(
+        [sys.executable, *launch, *arguments],
+        env=environment, capture_output=True, text=True, check=False, timeout=280,
+    )  # fmt: skip

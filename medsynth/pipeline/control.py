@@ -77,6 +77,7 @@ def fit_control(
         stage,
         lambda folder: _measure(run, name, folder, masks, progress),
         inputs=run.inputs(stage) | given | {"control": fitted.digest},
+        all_ranks=masks is not None,  # that train the network which finds masks again
     )
     return list(read_obedience(run, name).values())
 
@@ -195,8 +196,9 @@ def _measure(run: Run, name: str, folder: Path, masks: Masks | None, progress: P
         draws=study.validate_.bootstrap,
         seed=study.seed,
     )
-    write_findings(folder / "findings.jsonl", findings)
-    _draw_pictures(folder / "previews", images, maps, made, found[""])
+    if writes():
+        write_findings(folder / "findings.jsonl", findings)
+        _draw_pictures(folder / "previews", images, maps, made, found[""])
     progress("obedience", 1.0)
 
 

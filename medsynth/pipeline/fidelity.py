@@ -275,13 +275,13 @@ def _subject(run: Run, asked: Asked, folder: Path, progress: Progress) -> Subjec
     if len(cohort) > most:
         order = np.random.default_rng(derive_seed(seed, "chosen")).permutation(len(cohort))
         cohort = cohort.take(np.sort(order[:most]))
+    names = agreement.attributes(cohort)
+    if names or asked.masks is not None:
+        check_one_process("medsynth fidelity, where there are labels or masks,")
     segmenter = None
     if asked.masks is not None:
         scratch = folder / "state"
         segmenter = fit_segmenters(run, cohort, asked.images, asked.masks, scratch, progress)
-    names = agreement.attributes(cohort)
-    if names:
-        check_one_process("medsynth fidelity, where there are labels,")
     judges = [
         agreement.train_judge(
             cohort,
