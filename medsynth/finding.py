@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -57,6 +58,11 @@ class Finding:
             if not row[name]:
                 del row[name]
         return row
+
+
+def word(text: str) -> str:
+    """Return a label's text as part of a finding's name."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:60] or "other"
 
 
 def write_findings(path: Path, findings: Iterable[Finding]) -> None:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from ..cohort import Cohort
 from ..domains import domain
-from ..finding import Direction, Finding
+from ..finding import Direction, Finding, word
 from ..protocol import Validate
 from ..runtime import derive_seed
 from . import details, perception, reconstruction, structures
@@ -91,7 +91,7 @@ def look(subject: Subject, reconstruct: Reconstruct, *, what: str) -> Scores:
     scores = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     for answers, judge in zip(said, subject.judges, strict=True):
         for name, values in judge.compare(answers).items():
-            scores[f"classifier.{_word(judge.attribute)}.{name}"] = values
+            scores[f"classifier.{word(judge.attribute)}.{name}"] = values
     return scores | _plant(subject, reconstruct, what)
 
 
@@ -148,7 +148,7 @@ def to_findings(subject: Subject, scores: Scores, reference: Scores) -> list[Fin
             if name in GROUPED or LOST.fullmatch(name):
                 of_group = draws.mean(np.where(inside, scores[name], np.nan))
                 whole = {name: scores[name][~inside]}
-                said = f"{name}.{_word(attribute)}.{_word(value)}"
+                said = f"{name}.{word(attribute)}.{word(value)}"
                 found.append(_one(subject, name, of_group, whole, called=said))
     return found
 
@@ -180,7 +180,7 @@ def _blind(subject: Subject, draws: Resampling, scores: Scores, reference: Score
         curve, other = (_curve(draws, table, what, kind) for table in (scores, reference))
         size = details.blind_below(list(curve), list(curve.values()))
         usual = details.blind_below(list(other), list(other.values()))
-        word = "half of its contrast is kept" if kind == "kept" else "half of them are found"
+        share = "half of its contrast is kept" if kind == "kept" else "half of them are found"
         estimate = size.estimate()
         findings.append(
             Finding(
@@ -189,7 +189,7 @@ def _blind(subject: Subject, draws: Resampling, scores: Scores, reference: Score
                 size.images,
                 f"px of {subject.cohort.size_px}",
                 "lower is better",
-                f"size of a planted {what} below which less than {word}; 0 = even the smallest is "
+                f"size of a planted {what} below which less than {share}; 0 = even the smallest is "
                 f"seen, infinite = not even the largest; bootstrap over {size.patients} patients",
                 usual.value,
                 HALF,
@@ -273,7 +273,7 @@ def describe(subject: Subject, name: str) -> structures.Described:
 
 def _say_judge(subject: Subject, rest: str) -> str:
     attribute = rest.rpartition(".")[0]
-    judge = next(one for one in subject.judges if _word(one.attribute) == attribute)
+    judge = next(one for one in subject.judges if word(one.attribute) == attribute)
     right, most = judge.right, judge.commonest
     return (
         f"trained on originals of other patients, right on {100 * right:.0f} % of the originals "
@@ -315,7 +315,3 @@ def not_measured(subject: Subject) -> list[str]:
         if not judge.has_learned
     ]
     return said
-
-
-def _word(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:60] or "other"

@@ -13,14 +13,13 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import DataError
-from ..finding import Finding
+from ..finding import Finding, word
 from ..runtime import derive_seed, write_text
 from . import Case
 from .attack import Attack, Pool
@@ -148,11 +147,6 @@ def _names(tested: Sequence[Group]) -> list[str]:
         alike = sum(other == name or other.startswith(f"{name}~") for other in names)
         names.append(f"{name}~{alike + 1}" if alike else name)
     return names
-
-
-def word(text: str) -> str:
-    """Return a label's text as part of a finding's name."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:60] or "other"
 
 
 def _finding(name: str, p: float, n: int, method: str) -> Finding:

@@ -14,11 +14,10 @@ from typing import Protocol
 
 import numpy as np
 
-from ..finding import Finding
+from ..finding import Finding, word
 from . import Case, worth
 from .resampling import Resampled
 from .schooling import School, place_of
-from .subgroups import word
 from .trials import share
 
 LEAST = 20  # held-out patients of a group that is looked at apart
