@@ -6,10 +6,12 @@ One value of an attribute is held out of everything that the base model sees. Ha
 are the model's: it trains on those of them who have other values, and the concept learns from the
 first 8, 16 and 64 images of the value. The other half are the judge's: classifiers of real images
 learn all values from them, cross-validated by patient. The judge is then asked what it sees in
-images drawn with the concept, with every token that the base model had, and in real ones.
+images drawn with the concept, with every token that the base model had, and in real ones; all
+drawn under the same guidance, and again under each other that is asked for.
 
 A concept has shown something where its share of images called by the value lies above that of the
-best existing token. Started again it goes on. RAW is "phantoms" for made-up patients.
+best existing token under that guidance. Started again it goes on. RAW is "phantoms" for made-up
+patients.
 """
 
 from __future__ import annotations
@@ -35,8 +37,6 @@ from medsynth.validation import agreement
 from medsynth.validation.statistics import clopper_pearson
 from medsynth.vocabulary import Vocabulary
 
-GUIDANCE = 2.0
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -50,6 +50,7 @@ class Asked:
     shots: list[int]
     images: int
     seen: int
+    guidance: list[float]
     patients: int
     profile: str | None
     set: list[str]
@@ -71,13 +72,16 @@ def main() -> None:
     )
     number = judge.values.index(asked.value)
     rows = {"real": _on_real(judge, number)}
-    for name, labels in _tokens(run).items():
-        rows[f"token {name}"] = _share(judge, number, _draw(run, labels, asked.images))
     _write_shots(asked, everyone, mine)
     for shots in asked.shots:
-        pixels = _concept(asked, run, shots)
-        rows[f"concept {shots}"] = _share(judge, number, pixels)
-        print(f"concept from {shots}: {rows[f'concept {shots}']}", flush=True)
+        _learn(asked, run, shots)
+    for guidance in asked.guidance:
+        for name, labels in _tokens(run).items():
+            pixels = _draw(run, labels, asked.images, guidance)
+            rows[f"token {name}, guidance {guidance:g}"] = _share(judge, number, pixels)
+        for shots in asked.shots:
+            pixels = _drawn(asked, run, shots, guidance)
+            rows[f"concept {shots}, guidance {guidance:g}"] = _share(judge, number, pixels)
     _report(asked, judge, rows)
 
 
@@ -91,6 +95,7 @@ def _parse() -> Asked:
     asked.add_argument("--shots", type=int, nargs="*", default=[8, 16, 64])
     asked.add_argument("--images", type=int, default=200, help="drawn of each kind")
     asked.add_argument("--seen", type=int, default=agreement.SEEN, help="images a judge learns")
+    asked.add_argument("--guidance", type=float, nargs="*", default=[protocol.Concept().guidance])
     asked.add_argument("--patients", type=int, default=400, help="of phantoms")
     asked.add_argument("--profile")
     asked.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
@@ -176,12 +181,18 @@ def _write_shots(asked: Asked, everyone: Cohort, mine: np.ndarray) -> None:
                 path.write_bytes(encode_png(np.asarray(everyone.pixels[i]), synthetic=False))
 
 
-def _concept(asked: Asked, run: pipeline.Run, shots: int) -> np.ndarray:
-    name, out = f"held-{shots}", asked.out / f"drawn{shots}"
-    said = pipeline.learn_concept(run, asked.out / f"shots{shots}", name, start=asked.attribute)
+def _learn(asked: Asked, run: pipeline.Run, shots: int) -> None:
+    shown, name = asked.out / f"shots{shots}", f"held-{shots}"
+    said = pipeline.learn_concept(run, shown, name, start=asked.attribute)
     print(*pipeline.tell_concept(said), sep="\n", flush=True)
-    drawn = pipeline.sample_concept(run, name, out, images=asked.images, guidance=GUIDANCE)
-    (asked.out / f"concept{shots}.png").write_bytes(grid_png(drawn.pixels[:16], columns=8))
+
+
+def _drawn(asked: Asked, run: pipeline.Run, shots: int, guidance: float) -> np.ndarray:
+    out = asked.out / f"drawn{shots}-{guidance:g}"
+    drawn = pipeline.sample_concept(
+        run, f"held-{shots}", out, images=asked.images, guidance=guidance
+    )
+    (asked.out / f"{out.name}.png").write_bytes(grid_png(drawn.pixels[:16], columns=8))
     return drawn.floats()
 
 
@@ -191,14 +202,14 @@ def _tokens(run: pipeline.Run) -> dict[str, dict[str, str]]:
     return {"none": {}} | {f"{a}={v}": {a: v} for a, v in vocabulary.tokens}
 
 
-def _draw(run: pipeline.Run, labels: dict[str, str], count: int) -> np.ndarray:
+def _draw(run: pipeline.Run, labels: dict[str, str], count: int, guidance: float) -> np.ndarray:
     device = choose_device()
     return synthesis.sample(
         open_denoiser(run.folder / "diffusion").to(device),
         open_autoencoder(run, device),
         Vocabulary.read(run.folder / "diffusion" / "vocabulary.json"),
         [labels] * count,
-        settings=run.protocol.sample.model_copy(update={"guidance": GUIDANCE}),
+        settings=run.protocol.sample.model_copy(update={"guidance": guidance}),
         diffusion=run.protocol.diffusion,
         seeds=[derive_seed(run.protocol.seed, "benchmark", i) for i in range(count)],
         device=device,
@@ -222,7 +233,6 @@ def _on_real(judge: agreement.Judge, number: int) -> tuple[int, int]:
 
 
 def _report(asked: Asked, judge: agreement.Judge, rows: dict[str, tuple[int, int]]) -> None:
-    best = max((k for k in rows if k.startswith("token")), key=lambda k: rows[k][0])
     other = judge.truth != judge.values.index(asked.value)
     wrong = (judge.before == judge.values.index(asked.value))[other].mean()
     print(f"\nimages called {asked.attribute}={asked.value} by a judge that is right on "
@@ -230,18 +240,21 @@ def _report(asked: Asked, judge: agreement.Judge, rows: dict[str, tuple[int, int
     found = []
     for name, (hits, n) in rows.items():
         share = clopper_pearson(hits, n)
-        print(f"{name:<28} {share.value:6.1%}  ({share.low:.1%} to {share.high:.1%})  n={n}")
+        print(f"{name:<40} {share.value:6.1%}  ({share.low:.1%} to {share.high:.1%})  n={n}")
         if name.startswith("concept"):
+            drawn, guidance = name.split(", ")
+            floors = [k for k in rows if k.startswith("token") and k.endswith(f", {guidance}")]
+            best = max(floors, key=lambda k: rows[k][0])
             found.append(
                 Finding(
-                    f"concept.recognised.{name.split()[1]}",
+                    f"concept.recognised.{drawn.split()[1]}.{guidance.replace(' ', '_')}",
                     share.value,
                     share.low,
                     share.high,
                     n,
                     "share of images",
                     "higher is better",
-                    f"drawn with a concept of {name.split()[1]} images and called "
+                    f"drawn with a concept of {drawn.split()[1]} images and called "
                     f"{asked.attribute}={asked.value} by classifiers of real images; "
                     "Clopper-Pearson interval",
                     clopper_pearson(*rows[best]).value,

@@ -747,8 +747,9 @@ class Concept(Section):
     vectors: Annotated[int, Field(ge=1, le=64)] = 4
     """Vectors that stand where the concept's name does; medical images need more than others (arXiv
     2303.13430)."""
-    guidance: NonNegative = 2.0
-    """Classifier-free guidance of images that are drawn with it."""
+    guidance: NonNegative = 4.0
+    """Classifier-free guidance of images that are drawn with it: a new word says little by itself,
+    and what it says has to be made strong."""
     training: Optimiser = Optimiser(images=24_000, batch=8, learning_rate=0.04, decay="constant")
     """How it is trained, 3,000 steps by default; the rate is 5e-3 times the batch where it is not
     given."""
