@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -106,13 +106,11 @@ def see(study: Protocol, stage: str, images: int) -> Protocol:
     return protocol.parse(protocol.to_yaml(study), changes=changes)
 
 
-@contextmanager
-def looks(study: Protocol, stage: str):
+def looks(study: Protocol, stage: str) -> AbstractContextManager:
     """Look at held-out images but a few times, which for a large network take longer than its
     training here; a recipe that chooses its weights by what is seen looks as often as ever."""
     chooses = any(getattr(getattr(study, stage), knob, None) is not None for knob in CHOOSING)
-    with nullcontext() if chooses else patch.object(loop, "LOOKS", LOOKS):
-        yield
+    return nullcontext() if chooses else patch.object(loop, "LOOKS", LOOKS)
 
 
 class Enough(Exception):

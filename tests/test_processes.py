@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import torchrun
 
 import medsynth
 from medsynth import cli, protocol, synthesis
@@ -145,12 +145,7 @@ def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     script = folder / "two.py"
     script.write_text(SCRIPT)
-    launch = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
-    done = subprocess.run(
-        [sys.executable, *launch, str(script), str(Path(__file__).parent), str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MEDSYNTH_DEVICE": "cpu"},
-        capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
+    done = torchrun(str(script), str(Path(__file__).parent), str(folder), timeout=600)
     assert (folder / "rank0").exists(), done.stderr[-3000:]
     return folder, done
 

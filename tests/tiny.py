@@ -70,11 +70,11 @@ def write_raw(folder: Path, *, patients: int = 40, bad_files: int = 1) -> Path:
     return folder
 
 
-def torchrun(*arguments: str) -> subprocess.CompletedProcess:
+def torchrun(*arguments: str, timeout: int = 280) -> subprocess.CompletedProcess:
     """Start two processes on the CPU, as a cluster starts one on each GPU."""
     launch = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MEDSYNTH_DEVICE": "cpu"}
     return subprocess.run(
         [sys.executable, *launch, *arguments],
-        env=environment, capture_output=True, text=True, check=False, timeout=280,
+        env=environment, capture_output=True, text=True, check=False, timeout=timeout,
     )  # fmt: skip
