@@ -55,6 +55,7 @@ LENS = protocol.Lens(
 SHARED = ("intake", "split")
 AUTOENCODERS_SHARE = 0.4
 KNOWN = 2000  # training images at most that octaves are measured in units of
+RECONSTRUCTED = 200  # images at most a side that autoencoders are compared by
 
 
 @dataclass(frozen=True)
@@ -248,7 +249,9 @@ def score(
         look = standardised(case.train.floats(np.arange(min(len(case.train), KNOWN))))
         again = {_last(finding): finding for finding in fidelity.measure(replace(case, lens=look))}
         short |= {f"octaves {name}": again[name] for name in again if name != "sharpness"}
-        short |= {_last(finding): finding for finding in reconstruction.measure(case)}
+        few = case.settings.model_copy(update={"fidelity_images": RECONSTRUCTED})
+        kept = reconstruction.measure(replace(case, settings=few))
+        short |= {_last(finding): finding for finding in kept}
     scores = {name: finding.value for name, finding in short.items()}
     return scores, {name: finding.reference for name, finding in short.items()}
 
