@@ -13,9 +13,10 @@ PINNED = pyproject.toml constraints.txt
 demo: $(VENV)/base.stamp
 	$(BIN)/medsynth demo $(RUN)
 
-# One thread a process: as many processes as cores do the work.
+# One thread a process: as many processes as cores do the work. In the files' own order: else those
+# with few tests, which are the long ones, come last and one core waits.
 test: $(VENV)/dev.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
