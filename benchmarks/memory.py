@@ -23,9 +23,11 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from medsynth import domains, protocol
 from medsynth.models.autoencoder import Autoencoder
 from medsynth.models.denoiser import Denoiser
+from medsynth.models.lens import Lens
 from medsynth.protocol import Optimiser, Protocol
 
 TOKENS = 8
+LOOKED_AT = 256  # images that the evidence shows a lens at a time
 GIB = 2.0**30
 
 
@@ -48,10 +50,22 @@ def at_once(training: Optimiser) -> int:
 
 
 def rows(study: Protocol) -> Iterator[tuple[str, float, int, float]]:
-    """Give (what, million weights, images at a time, GiB) of both trainings and of drawing."""
+    """Give (what, million weights, images at a time, GiB) of the trainings and of drawing."""
     with FakeTensorMode():
+        yield from _lens(study)
         yield _autoencoder(study)
         yield from _denoiser(study)
+
+
+def _lens(study: Protocol) -> Iterator[tuple[str, float, int, float]]:
+    settings, px = study.lens, study.image.size_px
+    channels = domains.domain(study.domain).channels
+    net = Lens(channels=channels, width=settings.width, features=settings.features)
+    views = torch.zeros(2 * settings.training.batch, channels, px, px)  # two of every image
+    step = most(net, lambda: (net(views) ** 2).mean(), learns=True)
+    yield "lens, a step", weights(net), settings.training.batch, step
+    looked_at = torch.zeros(LOOKED_AT, channels, px, px)
+    yield "lens, looking", weights(net), LOOKED_AT, most(net, lambda: net(looked_at), learns=False)
 
 
 def _autoencoder(study: Protocol) -> tuple[str, float, int, float]:
