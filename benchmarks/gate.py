@@ -23,22 +23,18 @@ made in the spaces that an audit would believe, at the level of the gate's first
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from gate_worlds import QUICK, REAL, Effort, Looked, World, look_up, take, world
+from gate_worlds import REAL, Effort, Looked, World, look_up, measured, take, world
 
 from medsynth import protocol
-from medsynth.data import phantoms
 from medsynth.domains import domain
 from medsynth.protocol import Validate
 from medsynth.release import gate
-from medsynth.runtime import write_json
 from medsynth.validation import Case, memorization, planted, trust
 from medsynth.validation.attack import Attack, Pool
 from medsynth.validation.attribution import Ranking, attribution_test, rank
@@ -52,18 +48,7 @@ PERMUTATIONS = 199  # of each simulated study: exact with any number, a little w
 
 def main() -> None:
     """Measure what the command line asks for, and print all that RESULTS holds."""
-    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    asked.add_argument("--out", type=Path, required=True, help="a folder for results")
-    asked.add_argument("--domain", nargs="*", default=list(phantoms.NAMES), dest="names")
-    asked.add_argument("--data", type=Path, help="the folder of real images")
-    asked.add_argument("--quick", action="store_true", help="small, in a minute or two")
-    options = asked.parse_args()
-    effort = QUICK if options.quick else Effort()
-    for name in options.names:
-        path = options.out / f"{name}.json"
-        if not path.exists():
-            write_json(path, measure(name, options.data, effort, options.out / name))
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))}
+    found = measured(__doc__, measure, "{}.json")
     print("\n".join(tables(found)))
 
 

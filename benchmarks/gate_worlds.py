@@ -7,11 +7,12 @@ images ("collapsed"). For real images fresh patients are a third of all, who are
 
 from __future__ import annotations
 
+import argparse
 import csv
 import time
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from medsynth.data import phantoms
 from medsynth.data.loader import Frames
 from medsynth.domains import Symmetry, domain
 from medsynth.models.lens import Features, Lens, features
+from medsynth.runtime import read_json, write_json
 from medsynth.training.lens import fit_lens
 from medsynth.validation import planted, search
 from medsynth.validation.nearest import Found, Nearest
@@ -260,3 +262,27 @@ def take(found: Found, chosen: np.ndarray) -> Found:
             for space, nearest in found.spaces.items()
         }
     )
+
+
+def measured(about: str, measure: Callable[..., dict], told: str) -> dict[str, dict]:
+    """Let the command line say which worlds to measure, and return all that its RESULTS hold.
+
+    `measure(name, data, effort, folder)` of a world is written to RESULTS/`told`, with the name of
+    the world in it, and is not measured again.
+    """
+    asked = argparse.ArgumentParser(description=about.splitlines()[0])
+    asked.add_argument("--out", type=Path, required=True, help="a folder for results")
+    asked.add_argument("--domain", nargs="*", default=list(phantoms.NAMES), dest="names")
+    asked.add_argument("--data", type=Path, help="the folder of real images")
+    asked.add_argument("--quick", action="store_true", help="small, in a minute or two")
+    options = asked.parse_args()
+    effort = QUICK if options.quick else Effort()
+    for name in options.names:
+        path = options.out / told.format(name)
+        if not path.exists():
+            write_json(path, measure(name, options.data, effort, options.out / name))
+    paths = sorted(options.out.glob(told.format("*")))
+    return {
+        path.relative_to(options.out).parts[0].removesuffix(".json"): read_json(path)
+        for path in paths
+    }

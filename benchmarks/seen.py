@@ -14,17 +14,13 @@ regions alarms over random divisions of the patients, for fresh patients' images
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 from gate import LEVELS, PERMUTATIONS, kind_of, share, study
-from gate_worlds import QUICK, Effort, Looked, World, look_up, world
+from gate_worlds import Effort, Looked, World, look_up, measured, world
 
-from medsynth.data import phantoms
-from medsynth.runtime import write_json
 from medsynth.validation import copied_regions, planted_regions, trust
 from medsynth.validation.attribution import attribution_test, rank
 
@@ -33,19 +29,7 @@ IMAGES = 200  # synthetic and held-out ones that are searched for regions
 
 def main() -> None:
     """Measure what the command line asks for, and print all that RESULTS holds."""
-    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    asked.add_argument("--out", type=Path, required=True, help="a folder for results")
-    asked.add_argument("--domain", nargs="*", default=list(phantoms.NAMES), dest="names")
-    asked.add_argument("--data", type=Path, help="the folder of real images")
-    asked.add_argument("--quick", action="store_true", help="small, in a minute or two")
-    options = asked.parse_args()
-    effort = QUICK if options.quick else Effort()
-    for name in options.names:
-        path = options.out / name / "seen.json"
-        if not path.exists():
-            write_json(path, measure(name, options.data, effort, options.out / name))
-    paths = sorted(options.out.glob("*/seen.json"))
-    found = {path.parent.name: json.loads(path.read_text()) for path in paths}
+    found = measured(__doc__, measure, "{}/seen.json")
     print("\n".join((*space_table(found), *region_table(found))))
 
 
