@@ -61,6 +61,7 @@ AUTOENCODERS: dict[str, dict[str, Any]] = {
         "adversarial": {"after_images": 6000, "learning_rate": 2e-4},
         "training": {"images": 12000},
     },
+    "4 latent channels": {"latent_channels": 4},
     "8 latent channels": {"latent_channels": 8},
     "8 channels, energy loss": {"latent_channels": 8, "energy_weight": 0.02},
     "8 channels, gradient loss": {"latent_channels": 8, "gradient_weight": 0.5},
@@ -112,6 +113,16 @@ def changed(study: Protocol, section: str, changes: Mapping[str, Any]) -> Protoc
     if "attention" in changes:
         flat[f"{section}.attention"] = [False] * len(study.diffusion.widths)
     return protocol.parse(protocol.to_yaml(study), changes=flat)
+
+
+def others(study: Protocol, names: Sequence[str]) -> list[str]:
+    """Return the recipe's name and those of the changes that are not what the study does anyway."""
+    return [BASE, *(name for name in dict.fromkeys(names) if _changes_it(study, name))]
+
+
+def _changes_it(study: Protocol, name: str) -> bool:
+    section = "autoencoder" if name in AUTOENCODERS else "diffusion"
+    return name == LENGTHS or changed(study, section, _changes(name)) != study
 
 
 # One variant ------------------------------------------------------------------------------------
@@ -284,7 +295,7 @@ def main() -> None:
     results = [
         result
         for seed in options.seeds
-        for name in dict.fromkeys([BASE, *options.only])
+        for name in others(study, options.only)
         for result in run(Asked(common, study, *knobs, seed), name)
     ]
     say_where()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import contest
 import numpy as np
-from ablations import AUTOENCODERS, BASE, changed, parser, say_where, slug, study_of
+from ablations import AUTOENCODERS, BASE, changed, others, parser, say_where, slug, study_of
 from timed import clock, warm_up
 
 from medsynth import pipeline
@@ -123,7 +123,7 @@ def main() -> None:
     common, subject = prepare(options.raw, options.out, study)
     half = keeping.look(subject, keeping.halved, what="half size")
     variants = {}
-    for name in dict.fromkeys([BASE, *options.only]):
+    for name in others(study, options.only):
         own = changed(study, "autoencoder", AUTOENCODERS.get(name, {}))
         rows = [keep(common, subject, name, own, seed) for seed in options.seeds]
         variants[name] = over_seeds(rows)

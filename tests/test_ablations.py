@@ -26,7 +26,11 @@ LENS = protocol.Lens(
 @pytest.mark.parametrize("name", ["chest_xray", "fundus", "histology"])
 def test_every_change_is_one_of_the_shipped_recipes(section, name):
     recipe = protocol.load(protocol.shipped(name))
-    for change, knobs in getattr(ablations, section).items():
+    offered = ablations.others(recipe, list(getattr(ablations, section)))
+    own = f"{recipe.autoencoder.latent_channels} latent channels"
+    assert {*getattr(ablations, section), ablations.BASE} - {own} == set(offered)
+    for change in offered[1:]:
+        knobs = getattr(ablations, section)[change]
         part = "autoencoder" if section == "AUTOENCODERS" else "diffusion"
         other = ablations.changed(recipe, part, knobs).to_dict()
         assert other[part] != recipe.to_dict()[part], change
