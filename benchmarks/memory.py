@@ -5,8 +5,8 @@
 Tensors have shapes and no values (FakeTensorMode), and torch's MemTracker adds up what would be
 alive at the worst moment: weights, gradients, AdamW's moments, what is kept for the backward pass,
 temporaries. All is float32, so that training in bfloat16 takes less; a GPU's own context, some
-hundred MiB, and what its libraries ask for beside it are not in it. `medsynth doctor --plan` on
-the machine itself measures instead.
+hundred MiB, what its libraries ask for beside it, and the disguises that a lens is shown are not
+in it. `medsynth doctor --plan` on the machine itself measures instead.
 """
 
 from __future__ import annotations
