@@ -23,11 +23,10 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from medsynth import domains, protocol
 from medsynth.models.autoencoder import Autoencoder
 from medsynth.models.denoiser import Denoiser
-from medsynth.models.lens import Lens
+from medsynth.models.lens import LOOKED_AT, Lens
 from medsynth.protocol import Optimiser, Protocol
 
 TOKENS = 8
-LOOKED_AT = 256  # images that the evidence shows a lens at a time
 GIB = 2.0**30
 
 

@@ -23,6 +23,8 @@ from ..runtime import digest_file
 Features = Callable[[np.ndarray], np.ndarray]
 """(N, C, H, W) float32 in [-1, 1] -> (N, D) float32."""
 
+LOOKED_AT = 256  # images at a time
+
 
 class Residual(nn.Module):
     """Two 3x3 convolutions around a shortcut, pre-activated."""
@@ -122,7 +124,7 @@ class _Exported(nn.Module):
         return self.network((rgb + 1) / 2)
 
 
-def features(lens: nn.Module, *, device: str, batch: int = 256) -> Features:
+def features(lens: nn.Module, *, device: str, batch: int = LOOKED_AT) -> Features:
     """Return a function from numpy images in [-1, 1] to features (N, D) of unit length."""
     lens = lens.to(device)
 
