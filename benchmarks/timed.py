@@ -56,24 +56,34 @@ def warm_up() -> None:
 
 
 def train_stage(
-    run: Run, stage: str, planned: float, *, credit: float = 1.0, progress: Progress = silent
+    run: Run,
+    stage: str,
+    planned: float,
+    *,
+    credit: float = 1.0,
+    images: int | None = None,
+    progress: Progress = silent,
 ) -> tuple[Run, dict[str, float]]:
-    """Train `autoencoder` or `diffusion` for `planned` seconds, times `credit`.
+    """Train `autoencoder` or `diffusion` for `planned` seconds, times `credit`; or, where it is
+    known what they hold, until it has seen `images`.
 
-    Returns the run with the protocol that was followed, and {images, seconds, planned, credit,
-    per_image, overhead}. Started again it goes on with the images that were planned first.
+    Returns the run with the protocol that was followed, and {images, seconds, planned, credit},
+    with {per_image, overhead} where these were measured. Started again it goes on with the images
+    that were planned first.
     """
     warm_up()
     path = run.folder / f"{stage}.json"
-    asked = digest_json([run.protocol.digest, stage, round(planned, 3), credit])
+    given = [] if images is None else [images]
+    asked = digest_json([run.protocol.digest, stage, round(planned, 3), credit, *given])
     row = read_json(path) if path.exists() else {}
     kept = run.folder / f"{stage}.seconds.json"
     if row.get("asked") != asked:
         kept.unlink(missing_ok=True)
-        overhead, per_image = calibrate(run, stage, planned)
-        images = max(0.0, credit * planned - overhead) / per_image
-        row = {"asked": asked, "images": int(images), "planned": planned, "credit": credit}
-        row |= {"per_image": per_image, "overhead": overhead}
+        row = {"asked": asked, "images": images, "planned": planned, "credit": credit}
+        if images is None:
+            overhead, per_image = calibrate(run, stage, planned)
+            row["images"] = int(max(0.0, credit * planned - overhead) / per_image)
+            row |= {"per_image": per_image, "overhead": overhead}
         write_json(path, row)
     study = see(run.protocol, stage, row["images"])
     run = replace(run, protocol=study)

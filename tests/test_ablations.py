@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import ablations
 import contest
+import timed
 
 LENS = protocol.Lens(
     width=8, features=16, training=protocol.Optimiser(images=64, batch=32, learning_rate=1e-3)
@@ -40,7 +42,7 @@ def test_every_change_is_one_of_the_shipped_recipes(section, name):
 @pytest.fixture(scope="module")
 def asked(raw, tmp_path_factory):
     common = contest.prepare(raw, tmp_path_factory.mktemp("ablations"), study(), lens=LENS)
-    return ablations.Asked(common, study(), minutes=0.02, share=0.5, images=12, seed=2)
+    return ablations.Asked(common, study(), minutes=0.08, share=0.5, images=12, seed=2)
 
 
 @pytest.fixture
@@ -67,6 +69,16 @@ def test_changes_of_the_denoiser_learn_on_the_recipe_s_autoencoder(asked, here):
     assert trained != short
     assert len(Cohort.read(folder / names[2] / "synthetic")) == 12
     assert ablations.run(asked, ablations.LENGTHS) == rows  # and not trained again
+
+
+def test_a_change_that_costs_nothing_sees_as_many_images_as_the_recipe(asked, here, monkeypatch):
+    another = replace(asked, seed=4)
+    (recipe,) = ablations.run(another, ablations.BASE)
+    monkeypatch.setattr(timed, "calibrate", lambda *_: pytest.fail("measured again"))
+    (flow,) = ablations.run(another, "flow")
+    assert flow.seen == recipe.seen
+    assert recipe.seen["diffusion"] > 0
+    assert ablations.run(another, "flow") == [flow]
 
 
 def test_the_table_has_a_row_a_variant_and_an_interval_over_seeds():
