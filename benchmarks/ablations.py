@@ -74,16 +74,15 @@ AUTOENCODERS: dict[str, dict[str, Any]] = {
     "16 latent channels": {"latent_channels": 16},
 }
 DENOISERS: dict[str, dict[str, Any]] = {
-    "flow": {"objective": "flow", "schedule": "flow", "min_snr_gamma": None},
+    "flow": {"objective": "flow", "schedule": "flow"},
     "flow, logit-normal": {
         "objective": "flow",
         "schedule": "flow",
-        "min_snr_gamma": None,
         "times": "logit_normal",
     },
     "zero terminal SNR": {"zero_terminal_snr": True},
     "scaled linear": {"schedule": "scaled_linear"},
-    "no min-SNR": {"min_snr_gamma": None},
+    "min-SNR": {"min_snr_gamma": 5.0},
     "predicts noise": {"objective": "eps"},
     "l1": {"loss": "l1"},
     "constant rate": {"training.decay": "constant"},

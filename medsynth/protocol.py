@@ -495,8 +495,8 @@ class Diffusion(Section):
     times: Literal["logit_normal"] | None = None
     """How training draws its times: logit_normal draws those in the middle more often (arXiv
     2403.03206); null draws all alike."""
-    min_snr_gamma: Positive | None = 5.0
-    """Min-SNR loss weighting (arXiv 2303.09556); null weighs all times alike."""
+    min_snr_gamma: Positive | None = None
+    """Min-SNR loss weighting (arXiv 2303.09556, which takes 5); null weighs all times alike."""
     loss: Literal["l1", "l2"] = "l2"
     """Error between prediction and target."""
     condition_dropout: Share = 0.1
