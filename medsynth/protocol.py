@@ -1129,6 +1129,14 @@ def shipped(name: str) -> Path:
     return found[0]
 
 
+def recipe(name: str, *, profile: str | None = None) -> dict[str, Any]:
+    """Return what the file of a shipped protocol says, with a profile's changes where one is named;
+    no defaults are filled in, and the other profiles are left out."""
+    document = _parse_yaml(shipped(name).read_text(), name)
+    values = {key: value for key, value in document.items() if key != "profiles"}
+    return _merge(values, _choose_profile(document, profile, name) if profile else {})
+
+
 def parse(
     text: str,
     *,

@@ -22,11 +22,14 @@ from medsynth import cli
 from medsynth.data import phantoms
 
 PATIENTS = 16
+TINY = YAML(typ="safe").load(TEXT)
+FEW = {"choose": {"checkpoints": 2, "images": 20, "steps": 2}, "told": {"views": 1}}
 SMALL = {
     name: section
-    for name, section in YAML(typ="safe").load(TEXT).items()
+    for name, section in TINY.items()
     if name not in ("name", "domain", "data", "gate")
 } | {
+    "diffusion": TINY["diffusion"] | FEW,  # a small folder's draft has both
     "sample": {"images": 12, "steps": 4, "batch": 12},
     "data": {"duplicate_correlation": 1.0},
     "validate": {

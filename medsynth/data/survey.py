@@ -20,6 +20,7 @@ from .layouts.walk import SUFFIXES
 from .look import SLIDE, UNDECLARED, Look, guess_domain, look
 
 SHOWN_VALUES, SHOWN_NAMES = 6, 20
+SMALL = 1200  # images, of which a draft's split leaves about half to train on
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class Survey:
     def listing(self) -> TableGuess | None:
         """The table to go by, None where no table names files."""
         return next((table for table in self.tables if table.path_column), None)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether there are so few images that a network would learn them by heart in the time
+        that a larger cohort takes; a whole slide is cut into hundreds."""
+        return len(self.found.entries) < SMALL and SLIDE not in self.look.formats
 
     @property
     def patients(self) -> int | None:
@@ -89,6 +96,8 @@ def _sentences(s: Survey) -> Iterator[str]:
     yield from map(_about_table, s.tables)
     if not s.found.layout and not s.listing:
         yield "No table names image files, so every image file would be taken."
+    if s.is_small:
+        yield f"Fewer than {SMALL:,} images: a network soon learns so few by heart (docs/few.md)."
     yield s.found.faults and f"As they are, ingest would stop: {_one_line(s.found.faults)}."
     for name, counts in s.found.labels.items():
         yield f"{name}: {_top(counts)}."

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ruamel.yaml import YAML
-
 from .. import domains, protocol
 from ..errors import StageError
 from ..runtime import write_text
@@ -24,7 +22,8 @@ def init(raw: Path, output: Path, *, base: Path | None = None) -> list[str]:
     if output.exists():
         raise StageError(f"{output.name} is there already: choose another name with -o")
     seen = survey.survey(raw)
-    recipe = YAML(typ="safe").load(protocol.shipped(seen.domain).read_text())
+    few = seen.is_small and base is None  # of a base nothing is trained
+    recipe = protocol.recipe(seen.domain, profile="few" if few else None)
     if base is not None:
         places = ", ".join(f"{{{name}}}" for name in seen.found.labels)
         recipe |= draft_base(base, f"{domains.domain(seen.domain).title}, {places}")

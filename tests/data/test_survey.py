@@ -17,7 +17,7 @@ from medsynth.data.layouts.listing import is_kept
 from medsynth.data.survey import survey
 from medsynth.errors import DataError, ProtocolError
 from medsynth.pipeline.first_look import init
-from medsynth.protocol import load, parse
+from medsynth.protocol import load, parse, shipped
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
 
@@ -119,6 +119,26 @@ def test_the_draft_waits_for_a_gate_and_loads_once_a_person_decided(tmp_path):
     assert loaded.data.label_columns == ("disease", "laterality")
     assert loaded.gate.rules[0].finding.startswith("memorization")
     assert "the gate can see copies" in draft or "no number of copies" in draft
+
+
+def test_a_small_folder_s_draft_keeps_the_network_from_learning_it_by_heart(tmp_path, monkeypatch):
+    def drafted(name):
+        said = init(raw, tmp_path / name)
+        loaded = parse(decided((tmp_path / name).read_text()))
+        return loaded, any("by heart (docs/few.md)" in line for line in said)
+
+    raw = folder(tmp_path / "raw", "chest_xray")
+    few, warned = drafted("few.yaml")
+    recipe = load(shipped("chest_xray"), profile="few")
+    assert warned
+    assert few.diffusion == recipe.diffusion
+    assert few.diffusion.choose
+    assert few.split.validation == recipe.split.validation
+    monkeypatch.setattr("medsynth.data.survey.SMALL", 12)  # as many as there are
+    many, warned = drafted("many.yaml")
+    assert not warned
+    assert many.diffusion == load(shipped("chest_xray")).diffusion
+    assert not many.diffusion.choose
 
 
 def test_a_recipe_s_sections_and_rules_are_taken_as_they_are(tmp_path):
