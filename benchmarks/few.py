@@ -89,15 +89,15 @@ def _measure(common: Run, entry: contest.Entry, name: str, seed: int) -> list[Po
         scores, floors = contest.score(common, _cohort(common, images))
         points.append(
             Point(
-                name,
-                seed,
-                seen,
-                found["drawn"],
-                found["flagged"],
-                row["expected_share"],
-                seen == row["chosen"],
-                scores,
-                floors,
+                name=name,
+                seed=seed,
+                images_seen=seen,
+                drawn=found["drawn"],
+                flagged=found["flagged"],
+                expected=row["expected_share"],
+                chosen=seen == row["chosen"],
+                scores=scores,
+                floors=floors,
             )
         )
     return points
