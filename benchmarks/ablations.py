@@ -73,17 +73,14 @@ AUTOENCODERS: dict[str, dict[str, Any]] = {
     "12 latent channels": {"latent_channels": 12},
     "16 latent channels": {"latent_channels": 16},
 }
+_V = {"objective": "v", "schedule": "cosine"}
 DENOISERS: dict[str, dict[str, Any]] = {
-    "flow": {"objective": "flow", "schedule": "flow"},
-    "flow, logit-normal": {
-        "objective": "flow",
-        "schedule": "flow",
-        "times": "logit_normal",
-    },
-    "zero terminal SNR": {"zero_terminal_snr": True},
-    "scaled linear": {"schedule": "scaled_linear"},
-    "min-SNR": {"min_snr_gamma": 5.0},
-    "predicts noise": {"objective": "eps"},
+    "v": _V,
+    "v, min-SNR": {**_V, "min_snr_gamma": 5.0},
+    "v, zero terminal SNR": {**_V, "zero_terminal_snr": True},
+    "v, scaled linear": {**_V, "schedule": "scaled_linear"},
+    "predicts noise": {**_V, "objective": "eps"},
+    "flow, logit-normal": {"times": "logit_normal"},
     "l1": {"loss": "l1"},
     "constant rate": {"training.decay": "constant"},
     "no warm-up": {"training.warmup_images": 0},

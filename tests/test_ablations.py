@@ -75,10 +75,10 @@ def test_a_change_that_costs_nothing_sees_as_many_images_as_the_recipe(asked, he
     another = replace(asked, seed=4)
     (recipe,) = ablations.run(another, ablations.BASE)
     monkeypatch.setattr(timed, "calibrate", lambda *_: pytest.fail("measured again"))
-    (flow,) = ablations.run(another, "flow")
-    assert flow.seen == recipe.seen
+    (other,) = ablations.run(another, "l1")
+    assert other.seen == recipe.seen
     assert recipe.seen["diffusion"] > 0
-    assert ablations.run(another, "flow") == [flow]
+    assert ablations.run(another, "l1") == [other]
 
 
 def test_the_table_has_a_row_a_variant_and_an_interval_over_seeds():
