@@ -1,4 +1,4 @@
-"""How the denoiser learns: noise the latents, predict v or eps, weigh by min-SNR.
+"""How the denoiser learns: noise the latents, predict v, eps or a flow, weigh as asked.
 
 Latents are encoded once. Each sample's condition is dropped to null on a coin of its own, so that
 guidance has something to compare with. Sources: see models/diffusion.py.
