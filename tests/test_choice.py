@@ -157,6 +157,7 @@ BY_HEART = {
     "diffusion.widths": [64],
     "diffusion.attention": [False],
     "diffusion.middle_attention": False,
+    "diffusion.min_snr_gamma": 5.0,  # so weighed it learns by heart within these images
     "diffusion.choose": {"checkpoints": 3, "images": 40, "steps": 8},
     "diffusion.training": {
         "images": 7200, "batch": 16, "learning_rate": 6e-3, "decay": "constant",
