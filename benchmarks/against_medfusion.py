@@ -115,7 +115,7 @@ def compete_with(
         return Result(**read_json(done)["result"])
     knobs = {"seconds": 60 * minutes, "share": share, "count": images, "seed": seed}
     drawn, peak = contest.in_a_process(run_rival, name, common, knobs)
-    synthetic = as_cohort(common, drawn)
+    synthetic = as_cohort(common, drawn.images)
     (folder / "synthetic").mkdir(parents=True, exist_ok=True)
     synthetic.write(folder / "synthetic")
     scores, floors = contest.score(common, synthetic)
@@ -137,9 +137,9 @@ def run_rival(name: str, common: Run, knobs: dict) -> tuple[Drawn, float]:
     return drawn, contest.peak_gib()
 
 
-def as_cohort(common: Run, drawn: Drawn) -> Cohort:
-    """Return drawn images as a synthetic cohort of the common run's domain."""
-    pixels = to_pixels(drawn.images, bits=common.protocol.image.bits)
+def as_cohort(common: Run, images: np.ndarray) -> Cohort:
+    """Return images (N, C, H, W) in [-1, 1] as a synthetic cohort of the common run's domain."""
+    pixels = to_pixels(images, bits=common.protocol.image.bits)
     records = [Record(id=f"syn-{i + 1:06d}", origin="synthetic") for i in range(len(pixels))]
     return Cohort(common.protocol.domain, tuple(records), pixels)
 

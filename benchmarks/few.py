@@ -20,8 +20,8 @@ from unittest.mock import patch
 import contest
 import numpy as np
 from ablations import BASE, changed, parser, say_where, slug, study_of
+from against_medfusion import as_cohort
 
-from medsynth.cohort import Cohort, Record, to_pixels
 from medsynth.pictures import write_grid
 from medsynth.pipeline import choice, learn, parts_of
 from medsynth.pipeline.run import Run
@@ -86,7 +86,7 @@ def _measure(common: Run, entry: contest.Entry, name: str, seed: int) -> list[Po
     for found in row["points"]:
         seen, images = found["images_seen"], drawn[found["images_seen"]]
         write_grid(entry.folder / f"drawn_{seen:010d}.png", images[:SHOWN], columns=8)
-        scores, floors = contest.score(common, _cohort(common, images))
+        scores, floors = contest.score(common, as_cohort(common, images))
         points.append(
             Point(
                 name=name,
@@ -101,12 +101,6 @@ def _measure(common: Run, entry: contest.Entry, name: str, seed: int) -> list[Po
             )
         )
     return points
-
-
-def _cohort(common: Run, images: np.ndarray) -> Cohort:
-    records = [Record(id=f"syn-{i + 1:06d}", origin="synthetic") for i in range(len(images))]
-    pixels = to_pixels(images, bits=common.protocol.image.bits)
-    return Cohort(common.protocol.domain, tuple(records), pixels)
 
 
 def table(points: Sequence[Point]) -> str:
