@@ -6,8 +6,9 @@ All have the same patients, split, lens and time, by the clock of timed.py; a co
 to encode, terms of a loss) is paid out of that time. A change of the denoiser's learns on the
 recipe's own autoencoder, and where a step costs what the recipe's does, it sees as many images: the
 clock of a busy machine is off by a fifth. A change of the autoencoder's is followed by the recipe's
-denoiser. The lengths of the moving average are all made of one training. Started again it goes on;
-with `--only` some changes are made, which a later call adds to.
+denoiser. The lengths of the moving average are all made of one training. A second table says what
+each change costs, paired by seed. Started again it goes on; with `--only` some changes are made,
+which a later call adds to.
 """
 
 from __future__ import annotations
@@ -273,9 +274,25 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def _cell(values: Sequence[float]) -> str:
+def paired(results: Sequence[Result]) -> str:
+    """Return in Markdown what each change costs: its scores less the recipe's with the same seed,
+    which starts from the same weights and draws from the same noise; mean +- 95 % interval."""
+    recipes = {result.seed: result for result in results if result.name == BASE}
+    lines = ["| less the recipe | seeds | " + " | ".join(COLUMNS) + " |"]
+    lines.append("|---|" + "---:|" * (len(COLUMNS) + 1))
+    for variant in dict.fromkeys(result.name for result in results if result.name != BASE):
+        own = [r for r in results if r.name == variant and r.seed in recipes]
+        cells = [
+            _cell([r.scores[name] - recipes[r.seed].scores[name] for r in own], sign="+")
+            for name in COLUMNS
+        ]
+        lines.append(f"| {variant} | {len(own)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(values: Sequence[float], sign: str = "") -> str:
     mean, reach = contest.interval(values)
-    return f"{mean:.3g}" + ("" if np.isnan(reach) else f" ± {reach:.2g}")
+    return f"{mean:{sign}.3g}" + ("" if np.isnan(reach) else f" ± {reach:.2g}")
 
 
 def parser(description: str, every: Sequence[str]) -> argparse.ArgumentParser:
@@ -322,7 +339,7 @@ def main() -> None:
     say_where()
     print(f"{options.minutes:g} minutes each, seeds", *options.seeds, end="; ")
     print(f"{options.images} images a side\n")
-    print(table(results))
+    print(table(results), paired(results), sep="\n\n")
 
 
 if __name__ == "__main__":

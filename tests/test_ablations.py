@@ -81,13 +81,23 @@ def test_a_change_that_costs_nothing_sees_as_many_images_as_the_recipe(asked, he
     assert ablations.run(another, "l1") == [other]
 
 
+def result(name: str, seed: int, value: float) -> contest.Result:
+    seen = {"autoencoder": 8, "diffusion": 64}
+    scores = dict.fromkeys((*ablations.COLUMNS, *ablations.OF_IMAGES), value)
+    return contest.Result(name, seed, {}, seen, math.nan, 1.0, scores, {"frechet": 0.25})
+
+
+def test_what_a_change_costs_is_paired_by_seed():
+    recipe = [result("recipe", seed, value) for seed, value in ((1, 2.0), (2, 4.0), (3, 9.0))]
+    change = [result("l1", seed, value) for seed, value in ((3, 10.0), (1, 3.0), (2, 5.0))]
+    assert ablations.paired([*recipe, *change]).splitlines()[2:] == [
+        "| l1 | 3 |" + " +1 ± 0 |" * len(ablations.COLUMNS)  # though seeds differ by 7
+    ]
+    alone = ablations.paired([*recipe, change[0], result("l1", 4, 0.0)]).splitlines()[2]
+    assert alone.startswith("| l1 | 1 | +1 |")  # seed 4 has no recipe to stand beside
+
+
 def test_the_table_has_a_row_a_variant_and_an_interval_over_seeds():
-    floors, seen = {"frechet": 0.25}, {"autoencoder": 8, "diffusion": 64}
-
-    def result(name: str, seed: int, value: float) -> contest.Result:
-        scores = dict.fromkeys((*ablations.COLUMNS, *ablations.OF_IMAGES), value)
-        return contest.Result(name, seed, {}, seen, math.nan, 1.0, scores, floors)
-
     lines = ablations.table(
         [result("recipe", 1, 2.0), result("recipe", 2, 4.0), result("l1", 1, 7.0)]
     )

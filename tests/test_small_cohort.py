@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 from tiny import study
 
 from medsynth import protocol
@@ -21,6 +22,19 @@ SMALL = {
     "split": {"validation": 0.5, "holdout": 0.3},
     "diffusion.choose": {"checkpoints": 3, "images": 20, "steps": 2},
 }
+
+
+@pytest.mark.parametrize("domain", ["chest_xray", "fundus", "histology"])
+def test_the_page_shows_what_the_shipped_profile_has(domain):
+    page = (Path(__file__).parents[1] / "docs/few.md").read_text()
+    shown = YAML(typ="safe").load(page.split("```yaml\n")[1].split("```")[0])
+    profile = protocol.load(protocol.shipped(domain), profile="few").to_dict()
+    for section, knobs in shown.items():
+        for knob, value in knobs.items():
+            other = profile[section][knob]
+            if isinstance(value, dict):
+                other = {name: other[name] for name in value}
+            assert other == value, f"{section}.{knob}"
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,10 @@ def _sentences(s: Survey) -> Iterator[str]:
     if not s.found.layout and not s.listing:
         yield "No table names image files, so every image file would be taken."
     if s.is_small:
-        yield f"Fewer than {SMALL:,} images: a network soon learns so few by heart (docs/few.md)."
+        yield (
+            f"Fewer than {SMALL:,} images: a network soon learns so few by heart (docs/few.md), so "
+            "told, choose and patience under diffusion keep it from that."
+        )
     yield s.found.faults and f"As they are, ingest would stop: {_one_line(s.found.faults)}."
     for name, counts in s.found.labels.items():
         yield f"{name}: {_top(counts)}."
