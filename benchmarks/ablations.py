@@ -90,6 +90,7 @@ DENOISERS: dict[str, dict[str, Any]] = {
     "no average": {"ema": 0.0},
     "told": {"told": {"views": 4, "mirror": True}},
     "no attention": {"attention": None, "middle_attention": False},
+    "attention in the middle alone": {"attention": None},
 }
 COSTLY = {"attention", "middle_attention", "told", "training.batch"}
 """Knobs of the denoiser's that change what a step takes."""

@@ -133,7 +133,7 @@ def main() -> None:
     common = contest.prepare(options.raw, options.out, study)
     points = [
         point
-        for name in dict.fromkeys([BASE, *options.only])
+        for name in dict.fromkeys(options.only)
         for seed in options.seeds
         for point in contest.in_a_process(study_few, common, study, name, seed)
     ]
