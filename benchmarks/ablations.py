@@ -89,8 +89,8 @@ DENOISERS: dict[str, dict[str, Any]] = {
     "batch of 64, rate doubled": {"training.batch": 64, "training.learning_rate": 2e-3},
     "no average": {"ema": 0.0},
     "told": {"told": {"views": 4, "mirror": True}},
-    "no attention": {"attention": None, "middle_attention": False},
-    "attention in the middle alone": {"attention": None},
+    "no attention": {"attention": False, "middle_attention": False},
+    "attention at the lowest level": {"attention": True},
 }
 COSTLY = {"attention", "middle_attention", "told", "training.batch"}
 """Knobs of the denoiser's that change what a step takes."""
@@ -117,10 +117,12 @@ class Asked:
 
 
 def changed(study: Protocol, section: str, changes: Mapping[str, Any]) -> Protocol:
-    """Return a study with knobs of a section changed; `attention` None switches all off."""
+    """Return a study with knobs of a section changed; `attention` says of the lowest level whether
+    it has some, and the others have none."""
     flat = {f"{section}.{name}": value for name, value in changes.items()}
     if "attention" in changes:
-        flat[f"{section}.attention"] = [False] * len(study.diffusion.widths)
+        levels = len(study.diffusion.widths)
+        flat[f"{section}.attention"] = [False] * (levels - 1) + [changes["attention"]]
     return protocol.parse(protocol.to_yaml(study), changes=flat)
 
 
