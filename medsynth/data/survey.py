@@ -99,7 +99,7 @@ def _sentences(s: Survey) -> Iterator[str]:
     if s.is_small:
         yield (
             f"Fewer than {SMALL:,} images: a network soon learns so few by heart (docs/few.md), so "
-            "told, choose and patience under diffusion keep it from that."
+            "told, choose and patience stand under diffusion to hold it back."
         )
     yield s.found.faults and f"As they are, ingest would stop: {_one_line(s.found.faults)}."
     for name, counts in s.found.labels.items():
