@@ -279,7 +279,7 @@ def table(results: Sequence[Result]) -> str:
 
 def paired(results: Sequence[Result]) -> str:
     """Return in Markdown what each change costs: its scores less the recipe's with the same seed,
-    which starts from the same weights and draws from the same noise; mean +- 95 % interval."""
+    which draws from the same noise; mean +- 95 % interval over seeds."""
     recipes = {result.seed: result for result in results if result.name == BASE}
     lines = ["| less the recipe | seeds | " + " | ".join(COLUMNS) + " |"]
     lines.append("|---|" + "---:|" * (len(COLUMNS) + 1))
