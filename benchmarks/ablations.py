@@ -268,8 +268,8 @@ def table(results: Sequence[Result]) -> str:
     lines.append("|---|" + "---:|" * (len(names) + 1))
     for variant in dict.fromkeys(result.name for result in results):
         own = [result for result in results if result.name == variant]
-        cells = [_cell([result.scores[name] for result in own]) for name in names]
-        seen = _cell([float(result.seen["diffusion"]) for result in own])
+        cells = [contest.cell([result.scores[name] for result in own]) for name in names]
+        seen = contest.cell([float(result.seen["diffusion"]) for result in own])
         lines.append(f"| {variant} | {' | '.join(cells)} | {seen} |")
     floors = [results[0].floors.get(name) for name in names]
     shown = ["-" if floor is None else f"{floor:.3g}" for floor in floors]
@@ -286,16 +286,11 @@ def paired(results: Sequence[Result]) -> str:
     for variant in dict.fromkeys(result.name for result in results if result.name != BASE):
         own = [r for r in results if r.name == variant and r.seed in recipes]
         cells = [
-            _cell([r.scores[name] - recipes[r.seed].scores[name] for r in own], sign="+")
+            contest.cell([r.scores[name] - recipes[r.seed].scores[name] for r in own], sign="+")
             for name in COLUMNS
         ]
         lines.append(f"| {variant} | {len(own)} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _cell(values: Sequence[float], sign: str = "") -> str:
-    mean, reach = contest.interval(values)
-    return f"{mean:{sign}.3g}" + ("" if np.isnan(reach) else f" ± {reach:.2g}")
 
 
 def parser(description: str, every: Sequence[str]) -> argparse.ArgumentParser:

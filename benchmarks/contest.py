@@ -287,12 +287,10 @@ def table(results: Sequence[Result]) -> str:
     for name in names:
         floors = [r.floors[name] for r in results if r.floors.get(name) is not None]
         floor = f"{floors[0]:.3g}" if floors else "-"
-        cells = [
-            _cell([r.scores[name] for r in own if name in r.scores]) for own in rivals.values()
-        ]
+        cells = [cell([r.scores[name] for r in own if name in r.scores]) for own in rivals.values()]
         lines.append(f"| {name} | {' | '.join(cells)} | {floor} |")
     for label, get in _COSTS.items():
-        cells = [_cell([get(result) for result in own]) for own in rivals.values()]
+        cells = [cell([get(result) for result in own]) for own in rivals.values()]
         lines.append(f"| {label} | {' | '.join(cells)} | - |")
     return "\n".join(lines)
 
@@ -307,11 +305,12 @@ _COSTS: dict[str, Callable[[Result], float]] = {
 }
 
 
-def _cell(values: Sequence[float]) -> str:
+def cell(values: Sequence[float], sign: str = "") -> str:
+    """Return a cell of a table: mean +- 95 % interval, "-" of nothing; `sign` "+" shows it."""
     if not values:
         return "-"
     mean, reach = interval(values)
-    return f"{mean:.3g}" + ("" if math.isnan(reach) else f" ± {reach:.2g}")
+    return f"{mean:{sign}.3g}" + ("" if math.isnan(reach) else f" ± {reach:.2g}")
 
 
 def tell(what: str, share: float) -> None:

@@ -22,13 +22,12 @@ from __future__ import annotations
 
 import argparse
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from contest import interval, score
+from contest import cell, score
 from timed import clock
 
 from medsynth import pipeline, protocol, synthesis
@@ -167,30 +166,23 @@ def table(found: dict[tuple[str, int], list[dict[str, float]]], floors: dict[str
     lines = ["| sampler | steps | " + " | ".join(COLUMNS[:-1]) + " | images/s |"]
     lines.append("|---|---:|" + "---:|" * len(COLUMNS))
     for (way, steps), rows in found.items():
-        cells = [_cell([row[name] for row in rows]) for name in COLUMNS]
+        cells = [cell([row[name] for row in rows]) for name in COLUMNS]
         lines.append(f"| {way} | {steps} | {' | '.join(cells)} |")
     cells = [f"{floors[name]:.3g}" if name in floors else "-" for name in COLUMNS]
     return "\n".join([*lines, f"| real against real | | {' | '.join(cells)} |"])
-
-
-def _cell(values: Sequence[float]) -> str:
-    mean, reach = interval(values)
-    return f"{mean:.3g}" + ("" if np.isnan(reach) else f" ± {reach:.2g}")
 
 
 def knee(found: dict[tuple[str, int], list[dict[str, float]]]) -> tuple[str, int]:
     """Return the fastest way that loses at most TOLERANCE: of the lowest mean Frechet distance,
     and of the sharpness that LIMIT has, which a lens sees little of in few images."""
 
-    def mean(cell: tuple[str, int], name: str) -> float:
-        return float(np.mean([row[name] for row in found[cell]]))
+    def mean(way: tuple[str, int], name: str) -> float:
+        return float(np.mean([row[name] for row in found[way]]))
 
-    far = (1 + TOLERANCE) * min(mean(cell, "frechet") for cell in found)
+    far = (1 + TOLERANCE) * min(mean(way, "frechet") for way in found)
     soft = (1 - TOLERANCE) * mean(LIMIT, "sharpness")
-    good = [
-        cell for cell in found if mean(cell, "frechet") <= far and mean(cell, "sharpness") >= soft
-    ]
-    return max(good, key=lambda cell: mean(cell, "rate"), default=LIMIT)
+    good = [way for way in found if mean(way, "frechet") <= far and mean(way, "sharpness") >= soft]
+    return max(good, key=lambda way: mean(way, "rate"), default=LIMIT)
 
 
 def main() -> None:
@@ -220,7 +212,7 @@ def main() -> None:
     grid = [(way, steps) for way in options.ways for steps in options.steps]
     grid += [(STUDENT, steps) for steps in options.students]
     grid += [("medfusion", options.rival_steps)] * bool(options.rival_steps)
-    found: dict[tuple[str, int], list[dict[str, float]]] = {cell: [] for cell in [LIMIT, *grid]}
+    found: dict[tuple[str, int], list[dict[str, float]]] = {way: [] for way in [LIMIT, *grid]}
     for seed in options.seeds:
         for way, steps in found:
             found[way, steps].append(measure(models, way, steps, seed, options.out))
